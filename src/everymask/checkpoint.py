@@ -1,0 +1,180 @@
+"""Models in folders: ``model.safetensors`` + ``model.json``. No pickle is ever opened.
+
+A training run keeps its optimizer state beside them in the same two kinds of file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .errors import CheckpointError, ModelError
+from .labels import LabelMap
+from .models import model_module, model_name
+
+SCHEMA = 1
+BUNDLED = Path(__file__).parent / "weights"
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob("*/model.json"))
+
+
+def load(source: str | Path, device: str = "cpu") -> nn.Module:
+    """A model ready for prediction, in eval mode.
+
+    Args:
+        source: a bundled name (``"hybrid-pets"``) or a checkpoint folder.
+
+    Raises:
+        CheckpointError: no such model, or a folder that is incomplete, damaged or of another shape.
+    """
+    folder = find_model(source)
+    card = read_card(folder)
+    module = model_module(card["model"])
+    model = module.Model(config_from_json(module, card["config"]), LabelMap.from_json(card["classes"]))
+    load_weights(model, module.convert(read_tensors(folder / "model.safetensors")), folder)
+    model.card = card
+    return model.to(device).eval()
+
+
+def find_model(source: str | Path) -> Path:
+    """The folder of a bundled name, a checkpoint folder or a run folder (its best, else its last)."""
+    for folder in (BUNDLED / str(source), Path(source), Path(source) / "best", Path(source) / "last"):
+        if (folder / "model.json").is_file():
+            return folder
+    fix = f"Bundled: {', '.join(bundled_models()) or 'none'}; or give a folder that holds model.json."
+    raise CheckpointError("no model found", where=source, fix=fix)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The checked ``model.json``."""
+    try:
+        card = json.loads((folder / "model.json").read_text())
+        if card["schema"] > SCHEMA:
+            why = f"schema {card['schema']}, this version reads up to {SCHEMA}"
+            raise CheckpointError("a newer version wrote this checkpoint", where=folder, why=why, fix="Upgrade everymask.")
+        missing = {"model", "config", "classes"} - set(card)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise CheckpointError("cannot read model.json", where=folder, why=f"{type(error).__name__}: {error}") from error
+    if missing:
+        raise CheckpointError("model.json is incomplete", where=folder, why=f"lacks {', '.join(sorted(missing))}")
+    return card
+
+
+def config_from_json(module: Any, data: Mapping[str, Any]) -> Any:
+    """A system's ``Config`` from its JSON form; lists become tuples."""
+    try:
+        return module.Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})
+    except TypeError as error:
+        raise CheckpointError("the configuration is not this system's", where=module.__name__, why=str(error)) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, half precision widened to float32."""
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        fix = "Copy the checkpoint again or use another one."
+        raise CheckpointError("cannot read the weights", where=path, why=str(error), fix=fix) from error
+    return {name: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for name, t in tensors.items()}
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: object) -> None:
+    """Strict `load_state_dict` with an error that lists what does not fit."""
+    own = model.state_dict()
+    wrong = [f"{n} is {tuple(state[n].shape)}, not {tuple(own[n].shape)}" for n in own if n in state and state[n].shape != own[n].shape]
+    problems = [f"missing {n}" for n in own if n not in state] + [f"unknown {n}" for n in state if n not in own] + wrong
+    if problems:
+        shown = "; ".join(problems[:6]) + ("; ..." if len(problems) > 6 else "")
+        raise ModelError("the weights do not belong to this model", where=where, why=f"{len(problems)}: {shown}")
+    model.load_state_dict(state)
+
+
+def model_json(model: nn.Module, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The ``model.json`` of a model: enough to build it again, and what people should know of it."""
+    module = model_module(model_name(model))
+    preset = next((name for name, config in module.PRESETS.items() if config == model.config), "custom")
+    return {
+        "schema": SCHEMA,
+        "model": model_name(model),
+        "preset": preset,
+        "config": asdict(model.config),
+        "classes": model.labels.to_json(),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **(extra or {}),
+    }
+
+
+def save(model: nn.Module, folder: str | Path, *, extra: Mapping[str, Any] | None = None, half: bool = False) -> Path:
+    """Write a model into `folder`, all or nothing: an older checkpoint there stays until the new one is complete.
+
+    Args:
+        extra: further entries of ``model.json`` (metrics, licence, credits, recipe).
+        half: store matrices in half precision: half the bytes, for shipping.
+    """
+    return replace_folder(Path(folder), lambda fresh: save_model_files(model, fresh, extra, half))
+
+
+def save_model_files(model: nn.Module, folder: Path, extra: Mapping[str, Any] | None = None, half: bool = False) -> None:
+    """``model.safetensors`` and ``model.json`` into an existing folder."""
+    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    if half:
+        state = {name: t.half() if t.is_floating_point() and t.ndim > 1 else t for name, t in state.items()}
+    save_file(state, folder / "model.safetensors")
+    write_json(folder / "model.json", model_json(model, extra))
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a new folder, then put it in the place of `folder`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        write(fresh)
+        fresh.chmod(0o755)
+        old = fresh.with_name(fresh.name + "-old")
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(fresh, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Readable JSON, written whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    os.replace(temporary, path)
+
+
+def save_training(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
+    """Optimizer state and progress, for `load_training`."""
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / "training.safetensors")
+    write_json(folder / "training.json", progress)
+
+
+def find_training(out: Path) -> Path | None:
+    """The folder in `out` that `save_training` wrote to last, None for a new run."""
+    return out / "last" if (out / "last" / "training.json").is_file() else None
+
+
+def load_training(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save_training` wrote."""
+    try:
+        return load_file(folder / "training.safetensors"), json.loads((folder / "training.json").read_text())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError("cannot read the training state", where=folder, why=str(error)) from error

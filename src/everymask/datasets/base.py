@@ -1,0 +1,195 @@
+"""What every reader gives: a sequence of `Sample` with a class table."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import DataError
+from ..image import read_image, read_mask
+from ..labels import LabelMap
+from ..types import VOID, Sample, Segments
+
+
+class Dataset(ABC):
+    """A labelled image collection: ``len``, index to `Sample`, class table.
+
+    Attributes:
+        root: folder it was read from.
+        split: "train", "val", "test" or "" where there are none.
+        labels: class table.
+        names: one a sample, in order.
+    """
+
+    root: Path
+    split: str
+    labels: LabelMap
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample from disk.
+
+        Raises:
+            ImageError: a file cannot be read.
+            DataError: image and mask do not fit together, or a mask has an unknown value.
+        """
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files that sample `index` is read from, for messages and manifests."""
+        return ()
+
+
+class PairDataset(Dataset):
+    """Image file plus mask file. Readers that subclass it say how a mask becomes `Segments`."""
+
+    def __init__(self, root: Path, split: str, labels: LabelMap, pairs: Sequence[tuple[Path, Path]]) -> None:
+        self.root, self.split, self.labels = root, split, labels
+        self.pairs = list(pairs)
+        self.names = [image.stem for image, _ in pairs]
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return self.pairs[index]
+
+    def __getitem__(self, index: int) -> Sample:
+        image_path, mask_path = self.pairs[index]
+        image, mask = read_image(image_path), read_mask(mask_path)
+        check_same_size(image, mask, image_path, mask_path)
+        return Sample(image, self.segments(mask, mask_path), self.names[index])
+
+    @abstractmethod
+    def segments(self, mask: np.ndarray, path: Path) -> Segments:
+        """Truth from raw label values [H, W] or [H, W, 3]."""
+
+
+def check_same_size(image: np.ndarray, mask: np.ndarray, image_path: Path, mask_path: Path) -> None:
+    """Raise `DataError` unless image and mask have the same height and width."""
+    if image.shape[:2] != mask.shape[:2]:
+        why = f"{image_path.name} is {image.shape[1]}x{image.shape[0]}, its mask {mask.shape[1]}x{mask.shape[0]}"
+        fix = "Export the mask at the image's size; resizing labels here could only guess."
+        raise DataError("image and mask differ in size", where=mask_path, why=why, fix=fix)
+
+
+def check_values(mask: np.ndarray, known: Sequence[int], path: Path) -> None:
+    """Raise `DataError` for a label value [H, W] that is not in `known`."""
+    if mask.ndim != 2:
+        fix = "Save labels as a one-channel or palette PNG of class values."
+        raise DataError("expected one label value a pixel", where=path, why="the mask is RGB", fix=fix)
+    unknown = sorted(set(np.unique(mask).tolist()) - set(known))
+    if unknown:
+        shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
+        why = f"found {shown}; this data set knows {', '.join(map(str, sorted(known)))}"
+        raise DataError("unknown value in a mask", where=path, why=why, fix="List it in classes.json or mend the mask.")
+
+
+def pair_by_stem(images: Sequence[Path], masks: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Pairs of equal file stem, in the images' order.
+
+    Raises:
+        DataError: orphans on either side (each is named), or two files of one stem.
+    """
+    by_stem = _unique_stems(masks)
+    image_stems = _unique_stems(images)
+    lonely = [p for p in images if p.stem not in by_stem] + [p for p in masks if p.stem not in image_stems]
+    if lonely:
+        listed = ", ".join(f"{p.parent.name}/{p.name}" for p in lonely)
+        fix = "Add the missing partner or move the orphan away."
+        raise DataError("files without a partner", where=lonely[0].parent.parent, why=f"{len(lonely)}: {listed}", fix=fix)
+    return [(image, by_stem[image.stem]) for image in images]
+
+
+def _unique_stems(paths: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in found:
+            why = f"{found[path.stem].name} and {path.name}"
+            raise DataError("two files share a stem", where=path.parent, why=why, fix="Keep one of them.")
+        found[path.stem] = path
+    return found
+
+
+def segments_from_values(
+    mask: np.ndarray, class_of_value: dict[int, int], labels: LabelMap, *, void: Sequence[int] = ()
+) -> Segments:
+    """Semantic truth: one segment a class that occurs.
+
+    Args:
+        mask: raw values [H, W], each in `class_of_value`, in `void`, or background.
+    """
+    class_map = np.full(int(mask.max(initial=0)) + 1, len(labels), np.int64)
+    for value, k in class_of_value.items():
+        if value < len(class_map):
+            class_map[value] = k
+    classes = class_map[mask]
+    present = np.unique(classes[classes < len(labels)])
+    ids = np.zeros(len(labels) + 1, np.int32)
+    ids[present] = np.arange(1, len(present) + 1)
+    id_map = ids[classes]
+    id_map[np.isin(mask, list(void))] = VOID
+    return Segments.build(id_map, torch.from_numpy(present), labels=labels)
+
+
+class Subset(Dataset):
+    """Some samples of a data set, in the order of `indices`."""
+
+    def __init__(self, base: Dataset, indices: Sequence[int]) -> None:
+        self.base, self.indices = base, list(indices)
+        self.root, self.split, self.labels = base.root, base.split, base.labels
+        self.names = [base.names[i] for i in self.indices]
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.base[self.indices[index]]
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return self.base.files(self.indices[index])
+
+
+class Concat(Dataset):
+    """Several data sets as one; classes are joined by name, so "cat" here and "cat" there are one class."""
+
+    def __init__(self, parts: Sequence[Dataset]) -> None:
+        self.parts = list(parts)
+        self.root, self.split = parts[0].root, parts[0].split
+        self.labels = join_labels([part.labels for part in parts])
+        self.names = [name for part in parts for name in part.names]
+        self._starts = np.cumsum([0, *map(len, parts)])
+
+    def __getitem__(self, index: int) -> Sample:
+        part, offset = self._locate(index)
+        sample = part[offset]
+        return replace(sample, segments=with_labels(sample.segments, part.labels, self.labels))
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        part, offset = self._locate(index)
+        return part.files(offset)
+
+    def _locate(self, index: int) -> tuple[Dataset, int]:
+        position = range(len(self))[index]
+        k = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return self.parts[k], position - int(self._starts[k])
+
+
+def join_labels(tables: Sequence[LabelMap]) -> LabelMap:
+    """All classes by name, in order of first appearance."""
+    joined = {label.name: label for table in reversed(tables) for label in table}
+    order = dict.fromkeys(name for table in tables for name in table.names)
+    return LabelMap(tuple(joined[name] for name in order))
+
+
+def with_labels(segments: Segments, old: LabelMap, new: LabelMap) -> Segments:
+    """The same segments in another class table, mapped by name (or synonym)."""
+    if old == new:
+        return segments
+    lookup = torch.tensor([new.index(name) for name in old.names])
+    return replace(segments, classes=lookup[segments.classes], labels=new)

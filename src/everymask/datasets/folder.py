@@ -1,0 +1,103 @@
+"""A folder of images and a folder of masks: ``images/`` + ``masks/``, paired by file stem.
+
+Splits are folders (``train/images``, ``train/masks`` ...), or there are none. Without ``classes.json`` masks are
+binary, 0 and 255 (or 0 and 1), and the class is "foreground". With it, values are classes::
+
+    {"classes": [{"name": "road", "value": 3, "color": [128, 64, 128], "stuff": true}, ...],
+     "void": [255], "background": [0]}
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..image import list_images
+from ..labels import Label, LabelMap, distinct_color
+from ..types import Segments
+from .base import PairDataset, check_values, pair_by_stem, segments_from_values
+
+
+def detect(root: Path) -> str | None:
+    """Why `root` is in this layout, None if it is not."""
+    for folder in (root, root / "train", root / "test", root / "val"):
+        if (folder / "images").is_dir() and (folder / "masks").is_dir():
+            return f"{folder.name}/ has images/ and masks/"
+    return None
+
+
+class Folder(PairDataset):
+    """Semantic masks: one value a class."""
+
+    def __init__(self, root: Path, split: str = "") -> None:
+        folder = split_folder(root, split)
+        pairs = pair_by_stem(list_images(folder / "images"), list_images(folder / "masks"))
+        table = root / "classes.json"
+        self.void: tuple[int, ...] = ()
+        self.known: tuple[int, ...] = ()
+        if table.is_file():
+            labels, self.void, background = labels_from_json(table)
+            self.values = {int(label.raw_pixel or 0): k for k, label in enumerate(labels)}
+            self.known = (*self.values, *self.void, *background)
+        else:
+            labels, self.values = LabelMap.from_names(["foreground"]), {1: 0, 255: 0}
+        super().__init__(root, split, labels, pairs)
+
+    def segments(self, mask: np.ndarray, path: Path) -> Segments:
+        check_values(mask, self.known or _binary_values(mask), path)
+        return segments_from_values(mask, self.values, self.labels, void=self.void)
+
+
+def _binary_values(mask: np.ndarray) -> tuple[int, int]:
+    """0 and 1 for a mask without 255, else 0 and 255: never both, that would be three classes."""
+    return (0, 1) if mask.size and mask.max() <= 1 else (0, 255)
+
+
+def split_folder(root: Path, split: str) -> Path:
+    """``root/split`` where splits are folders, `root` where there are none.
+
+    Raises:
+        DataError: splits are folders and `split` is not one of them.
+    """
+    if (root / "images").is_dir():
+        return root
+    names = sorted(p.parent.name for p in root.glob("*/images"))
+    for name in [split] if split else ["train", *names]:
+        if name in names:
+            return root / name
+    raise DataError("no such split", where=root, why=f"asked for {split!r}, there are: {', '.join(names) or 'none'}")
+
+
+def labels_from_json(path: Path) -> tuple[LabelMap, tuple[int, ...], tuple[int, ...]]:
+    """Class table, void values and background values of a ``classes.json``.
+
+    Raises:
+        DataError: it is not JSON, or an entry lacks its name; the message says which.
+    """
+    try:
+        data: Any = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError("cannot read the class table", where=path, why=str(error)) from error
+    rows = data.get("classes", []) if isinstance(data, dict) else data
+    labels = LabelMap(tuple(_label(row, k, path) for k, row in enumerate(rows)))
+    options = data if isinstance(data, dict) else {}
+    return labels, tuple(options.get("void", [255])), tuple(options.get("background", []))
+
+
+def _label(row: Any, index: int, path: Path) -> Label:
+    if isinstance(row, str):
+        row = {"name": row}
+    if not isinstance(row, dict) or "name" not in row:
+        raise DataError("a class needs a name", where=path, why=f"entry {index} is {row!r}")
+    label = Label(row["name"], distinct_color(index), not row.get("stuff", False), raw_pixel=row.get("value", index))
+    return replace(label, color=tuple(row["color"])) if "color" in row else label
+
+
+def open_split(root: Path, split: str) -> Folder:
+    """The reader of this format."""
+    return Folder(root, split)

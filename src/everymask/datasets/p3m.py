@@ -1,0 +1,73 @@
+"""P3M-10k (Li et al. 2021, "Privacy-Preserving Portrait Matting"): portraits with mattes, class "person".
+
+Layout and splits::
+
+    train/{blurred_image,mask}                            "train"     9,421 photos, faces blurred
+    validation/P3M-500-P/{blurred_image,mask,trimap}      "val"         500 photos, faces blurred
+    validation/P3M-500-NP/{original_image,mask,trimap}    "val-np"      500 photos of public figures, faces as they are
+
+"test" is another name of "val-np": a model trained on blurred faces is meant to be judged on those. Photos (jpg) and
+mattes (png) pair by file stem. Trimaps mark where a matting network may have to look closely; the matte is true
+there as well, so they make nothing void and are not read. The optional face masks are not read either.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import DataError
+from ..image import list_images
+from .base import pair_by_stem
+from .matte import PERSON, MatteDataset
+
+PHOTOS = {
+    "train": "train/blurred_image",
+    "val": "validation/P3M-500-P/blurred_image",
+    "val-np": "validation/P3M-500-NP/original_image",
+}
+ALIASES = {"test": "val-np"}
+
+
+def detect(root: Path) -> str | None:
+    """Why `root` is in this layout, None if it is not."""
+    return next((f"it has {folder}/" for folder in PHOTOS.values() if (root / folder).is_dir()), None)
+
+
+class P3M(MatteDataset):
+    """Portraits of one split; "" takes "train", or the first split there is."""
+
+    def __init__(self, root: Path, split: str = "") -> None:
+        name = split or present_splits(root)[0]
+        photos = split_photos(root, name)
+        pairs = pair_by_stem(list_images(photos), list_images(photos.parent / "mask"))
+        super().__init__(root, name, PERSON, pairs)
+
+
+def present_splits(root: Path) -> list[str]:
+    """The splits whose photos are there, "train" first.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = [name for name, folder in PHOTOS.items() if (root / folder).is_dir()]
+    if not found:
+        raise DataError("no P3M-10k here", where=root, why=f"none of {', '.join(PHOTOS.values())} is there")
+    return found
+
+
+def split_photos(root: Path, split: str) -> Path:
+    """The folder with the photos of `split`.
+
+    Raises:
+        DataError: there is no such split; the message lists those that are there.
+    """
+    found = present_splits(root)
+    name = ALIASES.get(split, split)
+    if name not in found:
+        raise DataError("no such split", where=root, why=f"asked for {split!r}, there are: {', '.join(found)}")
+    return root / PHOTOS[name]
+
+
+def open_split(root: Path, split: str) -> P3M:
+    """The reader of this format."""
+    return P3M(root, split)

@@ -1,0 +1,1 @@
+"""Image encoders. Contract: ``forward(images, valid) -> features`` fine to coarse; ``.channels``, ``.strides``."""

@@ -1,0 +1,83 @@
+"""Scores of a model on a data set: one forward pass an image, at the truth's own size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from .datasets import Dataset
+from .datasets.base import with_labels
+from .errors import DataError
+from .labels import LabelMap
+from .metrics import BoundaryF, MattingErrors, SemanticIoU
+from .predict import predict
+from .types import Sample, Segments
+
+Progress = Callable[[int, int], None]
+
+
+def evaluate(
+    model: nn.Module, dataset: Dataset, *, side: int | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Semantic, boundary and, where the truth has mattes, matting scores.
+
+    Classes are matched by name. Prediction and truth are compared at the size of the photo; void pixels of the truth
+    count for nothing.
+
+    Returns:
+        flat scores (`foreground_iou`, `miou`, `dice`, `boundary_f`, ...), `per_class`, `per_image` and `images`.
+
+    Raises:
+        DataError: the data set has a class that the model does not have.
+    """
+    check_classes(model.labels, dataset.labels)
+    score = _Scores(model.labels)
+    for index, sample in enumerate(dataset):
+        truth = with_labels(sample.segments, dataset.labels, model.labels)
+        score.add(sample, truth, *_predicted(model, sample, truth, side))
+        if progress:
+            progress(index + 1, len(dataset))
+    return score.compute()
+
+
+def check_classes(known: LabelMap, wanted: LabelMap) -> None:
+    """Raise `DataError` unless each class of the data is one of the model's, by name or synonym."""
+    names = {name for label in known for name in (label.name, *label.synonyms)}
+    missing = [name for name in wanted.names if name not in names]
+    if missing:
+        why = f"the model has {', '.join(known.names)}; the data also have {', '.join(missing)}"
+        raise DataError("model and data have different classes", where="evaluate", why=why)
+
+
+def _predicted(model: nn.Module, sample: Sample, truth: Segments, side: int | None) -> tuple[Segments, Tensor | None]:
+    """Semantic segments and, where the truth has a matte, the soft foreground."""
+    found = predict(model, sample.image, task="semantic", side=side).segments
+    if truth.alpha is None:
+        return found, None
+    return found, predict(model, sample.image, task="cutout", side=side).segments.alpha
+
+
+class _Scores:
+    """All metrics of one evaluation, and each image's own row."""
+
+    def __init__(self, labels: LabelMap) -> None:
+        self.classes = len(labels)
+        self.semantic, self.boundary = SemanticIoU(self.classes, labels.names), BoundaryF()
+        self.matting: MattingErrors | None = None
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, sample: Sample, truth: Segments, found: Segments, alpha: Tensor | None) -> None:
+        row: dict[str, Any] = {"name": sample.name}
+        row |= self.semantic.update(found.class_map(self.classes), truth.class_map(self.classes))
+        row |= self.boundary.update(found.foreground, truth.foreground, ~truth.void)
+        if alpha is not None and truth.alpha is not None:
+            self.matting = self.matting or MattingErrors()
+            row |= self.matting.update(alpha, truth.alpha)
+        self.rows.append(row)
+
+    def compute(self) -> dict[str, Any]:
+        scores = self.semantic.compute() | self.boundary.compute()
+        scores |= self.matting.compute() if self.matting else {}
+        return {**scores, "images": len(self.rows), "per_image": self.rows}

@@ -1,0 +1,1 @@
+"""Parts that two models or more are made of. Each file holds one concept."""

@@ -1,0 +1,84 @@
+"""The late mask decoder of all query x pixel models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..types import Letterbox
+
+Size = tuple[int, int]
+
+
+class QueryPixelMasks:
+    """Mask logits as inner products of query and pixel embeddings, computed only where asked for.
+
+    Sampling commutes with the product: the pixel embeddings are sampled once and multiplied by all queries, so
+    training never builds [B, Q, H, W] (MaskFormer, Cheng et al. 2021, section 3.3; point sampling: PointRend).
+
+    Args:
+        queries: [B, Q, D].
+        pixels: [B, D, h, w] over the whole canvas.
+        letterboxes: one an image; they say how much of the canvas is content.
+    """
+
+    def __init__(self, queries: Tensor, pixels: Tensor, letterboxes: Sequence[Letterbox], canvas: Size) -> None:
+        self.queries, self.pixels = queries, pixels
+        self.letterboxes, self.canvas = letterboxes, canvas
+
+    def sample(self, points: Tensor) -> Tensor:
+        """[B, Q, P] at canvas points [B, P, 2]."""
+        return self.queries @ sample_features(self.pixels, points, self.letterboxes, self.canvas)
+
+    def decode(self, b: int, queries: Tensor, size: Size | None = None) -> Tensor:
+        """[q, H, W]: the content of image `b` at `size`."""
+        height, width = _cells(self.letterboxes[b].content, self._stride)
+        logits = torch.einsum("qd,dhw->qhw", self.queries[b, queries], self.pixels[b, :, :height, :width])
+        return logits if size is None else self.resample(b, logits, size)
+
+    def resample(self, b: int, maps: Tensor, size: Size) -> Tensor:
+        """[n, h, w] over the content's cells -> [n, H, W]."""
+        return resample_content(maps, self.letterboxes[b].content, self._stride, size)
+
+    @property
+    def _stride(self) -> tuple[float, float]:
+        return self.canvas[0] / self.pixels.shape[-2], self.canvas[1] / self.pixels.shape[-1]
+
+
+def sample_features(features: Tensor, points: Tensor, letterboxes: Sequence[Letterbox], canvas: Size) -> Tensor:
+    """Bilinear [B, D, P] of features [B, D, h, w] at canvas points [B, P, 2].
+
+    Beyond the last cell of an image's content its border value is repeated, so that no padding enters.
+    """
+    stride = canvas[1] / features.shape[-1], canvas[0] / features.shape[-2]
+    cells = points.new_tensor([_cells(box.content, stride[::-1])[::-1] for box in letterboxes])
+    last = cells[:, None] * points.new_tensor(stride) - points.new_tensor(stride) / 2
+    grid = torch.minimum(points + 0.5, last) * (2 / points.new_tensor([canvas[1], canvas[0]])) - 1
+    sampled = F.grid_sample(features, grid[:, None].to(features.dtype), padding_mode="border", align_corners=False)
+    return sampled[:, :, 0]
+
+
+def resample_content(maps: Tensor, content: Size, stride: tuple[float, float], size: Size) -> Tensor:
+    """Resample maps [n, h, w], whose cells cover `content` pixels of the canvas, to `size`, in one interpolation.
+
+    The last cell may reach beyond the content. Resampling by the exact scale and cutting the few pixels too many
+    gives each output pixel its true position; stretching whole cells over `size` would shift it.
+    """
+    scale = [out * step / length for out, step, length in zip(size, stride, content, strict=True)]
+    return _cover(F.interpolate(maps[None], scale_factor=scale, mode="bilinear", align_corners=False)[0], size)
+
+
+def _cells(content: Size, stride: tuple[float, float]) -> tuple[int, int]:
+    return math.ceil(content[0] / stride[0]), math.ceil(content[1] / stride[1])
+
+
+def _cover(maps: Tensor, size: Size) -> Tensor:
+    """Cut [q, H, W] to `size`; repeat the last row or column where flooring left one too few."""
+    missing = size[0] - maps.shape[-2], size[1] - maps.shape[-1]
+    if max(missing) > 0:
+        maps = F.pad(maps, (0, max(missing[1], 0), 0, max(missing[0], 0)), mode="replicate")
+    return maps[:, : size[0], : size[1]]

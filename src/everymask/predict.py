@@ -1,0 +1,110 @@
+"""Open this first. A photograph's way from disk to mask in five calls: read, fit, model, post-process, `Result`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import UsageError
+from .image import read_image
+from .models import model_module, model_name
+from .transforms import Geometry
+from .types import Batch, Letterbox, Prediction, Result
+
+
+def predict(
+    model: nn.Module,
+    image: str | Path | bytes | np.ndarray,
+    *,
+    task: str | None = None,
+    side: int | None = None,
+    **options: Any,
+) -> Result:
+    """Segments of one photo at its own size.
+
+    Args:
+        image: path, file content, PIL image, or uint8 [H, W, 3].
+        task: a key of the system's ``TASKS``; None takes its first.
+        side: canvas side in pixels instead of the model's own.
+        options: of the task's post-processing (`threshold`, `classes`, ...).
+
+    Raises:
+        ImageError: the photo cannot be read.
+        UsageError: the system does not have this task or option.
+    """
+    decide = find_task(model, task, options)
+    clock = _Clock()
+    photo = read_image(image)
+    clock.mark("read")
+    batch = fit(photo, side or model.config.image_side, device=device_of(model))
+    clock.mark("fit")
+    prediction = run(model, batch)
+    clock.mark("model")
+    segments = decide(prediction, batch.letterboxes[0], model.labels, **options)
+    clock.mark("postprocess")
+    return Result(photo, segments, _name(image), clock.seconds)
+
+
+def find_task(model: nn.Module, task: str | None, options: dict[str, Any]) -> Any:
+    """The post-processing function of a task.
+
+    Raises:
+        UsageError: unknown task, or an option that it does not take.
+    """
+    tasks = model_module(model_name(model)).TASKS
+    name = task or next(iter(tasks))
+    if name not in tasks:
+        raise UsageError(f"{model_name(model)} has no such task", where=name, why=f"it has: {', '.join(tasks)}")
+    known = option_names(tasks[name])
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        why = f"it takes: {', '.join(known) or 'none'}"
+        raise UsageError(f"the task {name} has no such option", where=", ".join(unknown), why=why)
+    return tasks[name]
+
+
+def option_names(function: Any) -> list[str]:
+    """Keyword-only parameters of a post-processing function or of a `partial` of one."""
+    target = getattr(function, "func", function)
+    return list(target.__kwdefaults__ or {})
+
+
+def fit(photo: np.ndarray, side: int, device: torch.device | str = "cpu") -> Batch:
+    """uint8 [H, W, 3] -> a batch of one: longest side to `side`, aspect ratio kept."""
+    geometry = Geometry.fit((photo.shape[0], photo.shape[1]), side)
+    return Batch(geometry.image(photo)[None].to(device), (geometry.letterbox,))
+
+
+def run(model: nn.Module, batch: Batch) -> Prediction:
+    """The forward pass, without gradients."""
+    with torch.inference_mode():
+        prediction: Prediction = model(batch)
+    if batch.images.is_cuda:
+        torch.cuda.synchronize()
+    return prediction
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the weights are."""
+    return next(model.parameters()).device
+
+
+def _name(image: Any) -> str:
+    return Path(image).stem if isinstance(image, (str, Path)) else "image"
+
+
+class _Clock:
+    """Seconds between marks."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def mark(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self._last = now - self._last, now

@@ -1,0 +1,130 @@
+"""Training configuration: one frozen dataclass, standard library only, so that the command line starts fast."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_type_hints
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All that decides a training run besides model and data. `--set key=value` changes one field.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: images a step on each device, before accumulation.
+        accumulate: batches added up before one optimizer step.
+        image_side: training canvas side in pixels; 0 takes the model's own.
+        start_side: side at step 0; it grows to `image_side` over the first `grow_until` of the run. 0 is constant.
+        grow_until: share of the run at which the full side is reached.
+        targets: "semantic" merges the instances of a class into one segment, "instance" keeps them.
+        lr: peak learning rate; the model's `param_groups` scales it by part.
+        weight_decay: AdamW, not on norms, biases and embeddings.
+        warmup: steps of linear warm-up; then cosine to `final_lr` x lr.
+        clip: largest gradient norm, 0 for none.
+        ema: decay of the averaged weights that are validated and shipped, 0 for none.
+        flip: probability of a horizontal flip.
+        scale: smallest and largest size of the photo relative to a fitted canvas.
+        color: strength 0..1 of brightness, contrast, saturation and grey jitter.
+        seed: with step and sample number it decides every random draw.
+        workers: loader processes; -1 chooses from the cores.
+        threads: compute threads, 0 for the default.
+        precision: Fabric's name ("32-true", "bf16-mixed", ...); "auto" is bf16 where the device has it.
+        validate_every: steps between validations.
+        monitor: the validation score that decides what is best.
+        patience: validations without a better score before an early stop, 0 for none.
+        max_val: validation images used, spread over the set, 0 for all.
+        log_every: steps between log lines.
+        tensorboard: also write TensorBoard events (extra `track`).
+    """
+
+    steps: int = 2000
+    batch_size: int = 16
+    accumulate: int = 1
+    image_side: int = 0
+    start_side: int = 0
+    grow_until: float = 0.6
+    targets: Literal["semantic", "instance"] = "semantic"
+    lr: float = 1e-4
+    weight_decay: float = 1e-4
+    warmup: int = 200
+    final_lr: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.999
+    flip: float = 0.5
+    scale: tuple[float, float] = (0.6, 1.6)
+    color: float = 0.4
+    seed: int = 0
+    workers: int = -1
+    threads: int = 0
+    precision: str = "auto"
+    validate_every: int = 500
+    monitor: str = "miou"
+    patience: int = 0
+    max_val: int = 0
+    log_every: int = 20
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "validate_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise UsageError("a setting is out of range", where=name, why=f"{getattr(self, name)} is below 1")
+        for name in ("flip", "color", "grow_until", "final_lr"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError("a setting is out of range", where=name, why=f"{getattr(self, name)} is not in 0..1")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise UsageError("a setting is out of range", where="scale", why=f"{self.scale} is not 0 < low <= high")
+        if self.targets not in ("semantic", "instance"):
+            raise UsageError("a setting is unknown", where="targets", why=self.targets, fix="semantic or instance.")
+
+    def with_settings(self, settings: list[str]) -> TrainConfig:
+        """A copy with ``key=value`` texts applied, each read as its field's type."""
+        hints = get_type_hints(TrainConfig)
+        changes = dict(_parse(text, hints) for text in settings)
+        return replace(self, **changes)
+
+    def side_at(self, step: int, model_side: int) -> int:
+        """Canvas side of a step: progressive resizing in multiples of 32."""
+        full = self.image_side or model_side
+        if not self.start_side or self.start_side >= full:
+            return full
+        progress = min(1.0, step / max(1.0, self.grow_until * self.steps))
+        return self.start_side + round((full - self.start_side) * progress / 32) * 32
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, in field order."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TrainConfig:
+        """The inverse of `to_json`; unknown keys are refused.
+
+        Raises:
+            UsageError: a key that this version does not know.
+        """
+        unknown = sorted(set(data) - {f.name for f in fields(cls)})
+        if unknown:
+            raise UsageError("unknown setting", where=", ".join(unknown), fix=f"Known: {_known()}.")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+
+
+def _known() -> str:
+    return ", ".join(f.name for f in fields(TrainConfig))
+
+
+def _parse(text: str, hints: dict[str, Any]) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in hints:
+        raise UsageError("unknown setting", where=text, why="expected key=value", fix=f"Known keys: {_known()}.")
+    kind = hints[name]
+    try:
+        if kind is bool:
+            return name, {"true": True, "1": True, "false": False, "0": False}[value.lower()]
+        if name == "scale":
+            low, high = value.strip("()").split(",")
+            return name, (float(low), float(high))
+        return name, kind(value) if kind in (int, float) else value
+    except (KeyError, ValueError) as error:
+        raise UsageError("a setting has the wrong type", where=text, why=f"expected {kind}") from error

@@ -1,0 +1,272 @@
+"""The one training loop, for every system. The same call again resumes.
+
+Each step seeds the random numbers from (seed, step), and samples are drawn from (seed, epoch, index), so the state of
+a run is its step, weights, averaged weights and optimizer: nothing else needs saving.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning_fabric
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from .checkpoint import find_training, load_training, model_json, replace_folder, save, save_model_files, save_training
+from .datasets import Dataset, Subset
+from .datasets.loader import training_loader
+from .errors import TrainingError
+from .evaluate import check_classes, evaluate
+from .models import model_module, model_name
+from .recipe import TrainConfig
+from .report import Report
+from .transforms import jitter_color
+from .types import Batch
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset,
+    config: TrainConfig | None = None,
+    *,
+    out: str | Path,
+    val: Dataset | None = None,
+) -> dict[str, Any]:
+    """Train `model` in place and keep everything about it in the folder `out`.
+
+    ``out/last`` and ``out/best`` are checkpoints of the averaged weights that `everymask.load` reads;
+    ``out/log.jsonl`` has every logged step and validation; ``out/*.png`` show samples, curves and predictions.
+
+    Args:
+        config: None takes the system's ``RECIPE``.
+        val: scored every `validate_every` steps; without it the last checkpoint is also the best.
+
+    Returns:
+        the best validation scores, or the last training numbers without `val`.
+
+    Raises:
+        TrainingError: `out` holds a run with another configuration, or a number is not finite.
+    """
+    config = config or model_module(model_name(model)).RECIPE
+    check_classes(model.labels, dataset.labels)
+    run = Run(model, config, Path(out))
+    run.resume()
+    with Report(run.out, config, first_step=run.step) as report:
+        _loop(run, dataset, val, report)
+    model.load_state_dict(run.average.module.state_dict())
+    model.eval()
+    return run.best
+
+
+def _loop(run: Run, dataset: Dataset, val: Dataset | None, report: Report) -> None:
+    loader = training_loader(dataset, run.config, run.model.config.image_side, run.step)
+    batches = report.timed(iter(run.fabric.setup_dataloaders(loader, use_distributed_sampler=False)))
+    chosen = spread(val, run.config.max_val) if val is not None else None
+    while run.step < run.config.steps and not run.stale:
+        parts = [next(batches) for _ in range(run.config.accumulate)]
+        if run.step == 0:
+            report.samples(parts[0], run.model.labels)
+        report.step(run.step + 1, run.train_step(parts), images=sum(map(len, parts)))
+        if run.step % run.config.validate_every == 0 or run.step == run.config.steps:
+            _validate(run, chosen, report)
+            run.save()
+
+
+def _validate(run: Run, val: Dataset | None, report: Report) -> None:
+    if val is None:
+        run.best = {"step": run.step}
+        run.improved = True
+        return
+    start = time.perf_counter()
+    averaged = run.average.module.eval()
+    side = run.config.image_side or run.model.config.image_side
+    scores = evaluate(averaged, val, side=side)
+    run.judge(scores)
+    report.validation(run.step, scores, run.improved, time.perf_counter() - start)
+    report.predictions(averaged, val, scores, side)
+
+
+def spread(dataset: Dataset, count: int) -> Dataset:
+    """`count` samples at equal distances, or all."""
+    if not 0 < count < len(dataset):
+        return dataset
+    return Subset(dataset, [n * len(dataset) // count for n in range(count)])
+
+
+class Run:
+    """State of one training: weights, averaged weights, optimizer, step, best scores."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig, out: Path) -> None:
+        self.config, self.out = config, out
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.fabric = lightning_fabric.Fabric(accelerator="auto", devices=1, precision=precision(config.precision))
+        self.model = model.to(memory_format=torch.channels_last)
+        self.average = AveragedModel(self.model, avg_fn=self._average, use_buffers=True).to(self.fabric.device)
+        optimizer = torch.optim.AdamW(model.param_groups(config.lr, config.weight_decay))
+        self.wrapped, self.optimizer = self.fabric.setup(self.model, optimizer)
+        self.wrapped.mark_forward_method("loss")
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.step, self.best, self.waited, self.improved = 0, {}, 0, False
+
+    def _average(self, averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        """Exponential average whose memory grows with the run, so that early steps are forgotten soon."""
+        if not averaged.is_floating_point():
+            return current
+        decay = min(self.config.ema, (1 + int(count)) / (10 + int(count)))
+        return torch.lerp(current, averaged, decay)
+
+    @property
+    def stale(self) -> bool:
+        """Whether `patience` validations went by without a better score."""
+        return 0 < self.config.patience <= self.waited
+
+    def train_step(self, parts: list[Batch]) -> dict[str, float]:
+        """One optimizer step over accumulated batches; returns the loss terms, the gradient norm and the rate."""
+        self.wrapped.train()
+        torch.manual_seed(_mix(self.config.seed, self.step))
+        rate = self._set_rates()
+        terms: dict[str, float] = {}
+        for batch in parts:
+            losses = self.wrapped.loss(self._augmented(batch))
+            check_finite(losses, batch)
+            self.fabric.backward(torch.stack(list(losses.values())).sum() / len(parts))
+            for name, value in losses.items():
+                terms[name] = terms.get(name, 0.0) + float(value.detach()) / len(parts)
+        norm = self._clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update_parameters(self.model)
+        self.step += 1
+        return {"loss": sum(terms.values()), **terms, "gradient": norm, "lr": rate}
+
+    def _augmented(self, batch: Batch) -> Batch:
+        batch = batch.to(self.fabric.device)
+        images = batch.images
+        if self.config.color:
+            images = jitter_color(images, self.config.color, torch.default_generator)
+        return replace(batch, images=images.contiguous(memory_format=torch.channels_last))
+
+    def _set_rates(self) -> float:
+        factor = rate_factor(self.step, self.config)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        return self.config.lr * factor
+
+    def _clip(self) -> float:
+        limit = self.config.clip or math.inf
+        norm = float(self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=limit, error_if_nonfinite=False))
+        if not math.isfinite(norm):
+            raise TrainingError("the gradient is not finite", where=f"step {self.step}", fix="Lower lr.")
+        return norm
+
+    def judge(self, scores: dict[str, Any]) -> None:
+        """Remember whether these validation scores are the best so far."""
+        key = self.config.monitor
+        self.improved = not self.best or scores[key] > self.best[key]
+        self.waited = 0 if self.improved else self.waited + 1
+        if self.improved:
+            self.best = {"step": self.step} | {k: v for k, v in scores.items() if isinstance(v, (int, float))}
+
+    def save(self) -> None:
+        """Write ``last`` (with the optimizer) and, after an improvement, ``best``."""
+        extra = {"step": self.step, "recipe": self.config.to_json(), "metrics": self.best}
+
+        def write(folder: Path) -> None:
+            save_model_files(self.average.module, folder, extra)
+            save_training(folder, self._tensors(), self._progress())
+
+        replace_folder(self.out / "last", write)
+        if self.improved:
+            save(self.average.module, self.out / "best", extra=extra)
+
+    def _progress(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "best": self.best,
+            "waited": self.waited,
+            "config": self.config.to_json(),
+            "model": model_json(self.model),
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        state = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        state |= {f"average.{name}": t for name, t in self.average.module.state_dict().items()}
+        state["averaged_steps"] = self.average.n_averaged
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
+        return state
+
+    def resume(self) -> None:
+        """Go on where ``out/last`` stopped, if there is one.
+
+        Raises:
+            TrainingError: it was made with another configuration; the message shows what differs.
+        """
+        folder = find_training(self.out)
+        if folder is None:
+            return
+        tensors, progress = load_training(folder)
+        check_same(progress["config"], self.config.to_json(), folder)
+        check_same(progress["model"], model_json(self.model), folder)
+        self.model.load_state_dict(_strip(tensors, "model."))
+        self.average.module.load_state_dict(_strip(tensors, "average."))
+        self.average.n_averaged.copy_(tensors["averaged_steps"])
+        state = self.optimizer.state_dict()
+        state["state"] = _optimizer_slots(tensors)
+        self.optimizer.load_state_dict(state)
+        self.step, self.best, self.waited = progress["step"], progress["best"], progress["waited"]
+
+
+def rate_factor(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then cosine from 1 to `final_lr`."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def precision(name: str) -> Any:
+    """Fabric's name of a precision; "auto" is bf16 where a GPU computes in it, else float32."""
+    if name != "auto":
+        return name
+    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def check_finite(losses: dict[str, Tensor], batch: Batch) -> None:
+    """Raise `TrainingError` that names the term and the images, before the optimizer moves."""
+    bad = [name for name, value in losses.items() if not bool(torch.isfinite(value))]
+    if bad:
+        fix = "Look at these images, lower lr, or set precision=32-true."
+        raise TrainingError("the loss is not finite", where=", ".join(bad), why=f"images {', '.join(batch.names)}", fix=fix)
+
+
+def check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """Raise `TrainingError` that shows what differs between a run's configuration and today's."""
+    changed = [f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in {**before, **now} if before.get(k) != now.get(k)]
+    if changed:
+        fix = "Give the same settings to resume, or another --out for a new run."
+        raise TrainingError("this folder holds another run", where=folder, why="; ".join(changed)[:500], fix=fix)
+
+
+def _mix(seed: int, step: int) -> int:
+    """One number from two, far apart for neighbours (the constants of splitmix64)."""
+    return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9) % 2**63
+
+
+def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _optimizer_slots(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in _strip(tensors, "optimizer.").items():
+        index, _, name = key.partition(".")
+        slots.setdefault(int(index), {})[name] = value
+    return slots
