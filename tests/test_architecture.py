@@ -27,13 +27,14 @@ ROOT = "everymask"
 
 # A module may import from its own layer and from those above it in this list. A folder counts as one name.
 LAYERS = [
-    {"errors", "labels", "types", "recipe"},
-    {"image", "transforms", "losses", "postprocess", "metrics", "prompts", "layers", "drawing", "visualize"},
+    {"errors", "files", "labels", "types", "recipe"},
+    {"image", "transforms", "losses", "postprocess", "metrics", "prompts", "layers"}
+    | {"drawing", "maps", "visualize", "compare", "charts", "save", "result", "model"},
     {"matcher", "criterion", "encoders", "datasets"},
     {"models"},
     {"predict", "checkpoint", "trace", "tiling"},
-    {"evaluate", "train", "export", "cluster"},
-    {"cli", "web"},
+    {"evaluate", "report", "train", "overfit", "gallery", "demo", "export", "cluster"},
+    {"cli", "tables", "web"},
 ]
 MAX_LINES = 500
 

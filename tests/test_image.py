@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from everymask.errors import ImageError
+from everymask.errors import ImageError, WriteError
 from everymask.image import (
     IMAGE_SUFFIXES,
     encode_png,
@@ -761,11 +761,11 @@ def test_a_failed_write_changes_nothing(
     else:
         monkeypatch.setattr(os, "replace", fail)
     for path in (target, tmp_path / "b.png"):
-        with pytest.raises(ImageError if isinstance(failure, OSError) else KeyboardInterrupt) as error:
+        with pytest.raises(WriteError if isinstance(failure, OSError) else KeyboardInterrupt) as error:
             write_png(path, RGB)
         if isinstance(failure, OSError):
             assert str(error.value) == (
-                f"Cannot write image: {path} (No space left on device). "
+                f"cannot write a file: {path} (No space left on device). "
                 "Check the folder, its permissions and the free space."
             )
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
@@ -776,7 +776,7 @@ def test_impossible_targets(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "a.png", tmp_path / "folder", tmp_path / ("x" * 300)):
-        with pytest.raises(ImageError, match="Cannot write image"):
+        with pytest.raises(WriteError, match="cannot write a file"):
             write_png(path, LABELS)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder"]
 

@@ -594,6 +594,11 @@ def test_ap_by_hand() -> None:
     # Moved by 2 of 10 pixels: IoU 80 / 120, enough for 0.50, 0.55, 0.60 and 0.65.
     moved = average_precision([np.roll(ONE, 2, 1)], [0.5], [ONE])
     assert (moved["ap"], moved["ap50"], moved["ap75"]) == pytest.approx((0.4, 1, 0))
+    # Moved by 3 of 20: IoU 340 / 460 = 0.739, one threshold more, but still not 0.75. Moved by 2: 360 / 440 = 0.818.
+    large = square(60, 5, 5, 20)
+    for shift, ap, ap75 in ((3, 0.5, 0), (2, 0.7, 1)):
+        moved = average_precision([np.roll(large, shift, 1)], [0.5], [large])
+        assert (moved["ap"], moved["ap75"]) == pytest.approx((ap, ap75))
     # A false prediction ranked first halves the precision; a duplicate ranked last does no harm.
     assert average_precision([TWO, ONE], [0.9, 0.8], [ONE])["ap"] == pytest.approx(0.5)
     assert average_precision([ONE, ONE], [0.9, 0.8], [ONE])["ap"] == pytest.approx(1)

@@ -18,12 +18,14 @@ from PIL import Image
 from everymask.charts import curves, nice_step
 from everymask.compare import ERRORS, comparison, error_map
 from everymask.drawing import INK, PAPER, contact_sheet, percent, stripes, text_width, with_legend, write_text
-from everymask.errors import DataError, ImageError, UsageError
+from everymask.errors import DataError, UsageError, WriteError
 from everymask.gallery import gallery_html
 from everymask.labels import Label, LabelMap, distinct_color
-from everymask.maps import class_colors, segment_areas, segment_boxes, segment_colors
-from everymask.types import BACKGROUND, VOID, Result, Segments
-from everymask.visualize import class_map_image, cutout, id_map_image, overlay, save_result, segment_rows
+from everymask.maps import class_colors, class_map_image, id_map_image, segment_areas, segment_boxes, segment_colors
+from everymask.result import Result
+from everymask.save import segment_rows
+from everymask.types import BACKGROUND, VOID, Segments
+from everymask.visualize import cutout, overlay
 
 RED, GREEN = (200, 10, 20), (30, 180, 40)
 LABELS = LabelMap((Label("cat", RED), Label("dog", GREEN), Label("sky", (0, 0, 0), is_thing=False)))
@@ -229,7 +231,9 @@ def test_class_without_color_gets_one(segments: Segments) -> None:
 
 def test_measures_agree_with_each_segment(segments: Segments) -> None:
     empty = Segments.build(np.full((2, 2), VOID, np.int32), [])
-    for case in (segments, overlapping(), instances(9, 11, 5), replace(segments, id_map=segments.id_map * 0), empty):
+    parts = Segments.build(np.array([[[0, 1, 0, 0]], [[1, 0, 0, 1]], [[0, 0, 1, 0]]], np.int32), [0])
+    gone = replace(segments, id_map=segments.id_map * 0)
+    for case in (segments, overlapping(), instances(9, 11, 5), parts, gone, empty):
         assert segment_areas(case).tolist() == [segment.area for segment in case]
         assert segment_boxes(case) == [segment.box for segment in case]
 
@@ -372,7 +376,7 @@ def test_saved_files_read_back(photo: np.ndarray, segments: Segments, tmp_path: 
 
 
 def test_palette_of_saved_files_shows_the_classes(photo: np.ndarray, segments: Segments, tmp_path: Path) -> None:
-    save_result(Result(photo, segments), tmp_path)
+    Result(photo, segments).save(tmp_path)
     for name in ("ids", "classes"):
         with Image.open(tmp_path / f"image_{name}.png") as image:
             assert image.mode == "P"
@@ -381,14 +385,14 @@ def test_palette_of_saved_files_shows_the_classes(photo: np.ndarray, segments: S
 
 def test_many_segments_are_saved_in_16_bits(tmp_path: Path) -> None:
     many = instances(20, 20, 300)
-    save_result(Result(picture(20, 20), many, "many"), tmp_path)
+    Result(picture(20, 20), many, "many").save(tmp_path)
     assert np.array_equal(raw(tmp_path / "many_ids.png"), many.id_map.numpy())
     values = json.loads((tmp_path / "many.json").read_text("utf-8"))["files"]["many_ids.png"]["values"]
     assert (values["0"], values["300"], values["65535"], len(values)) == ("background", "sky", "void", 302)
 
 
 def test_overlapping_layers_are_saved_one_by_one(tmp_path: Path) -> None:
-    files = save_result(Result(picture(1, 4), overlapping(), "x"), tmp_path)
+    files = Result(picture(1, 4), overlapping(), "x").save(tmp_path)
     assert {"x_ids_1.png", "x_ids_2.png"} < {file.name for file in files}
     assert raw(tmp_path / "x_ids_1.png").tolist() == [[1, 1, 0, 0]]
     assert raw(tmp_path / "x_ids_2.png").tolist() == [[0, 2, 2, 255]]
@@ -396,14 +400,14 @@ def test_overlapping_layers_are_saved_one_by_one(tmp_path: Path) -> None:
 
 def test_nothing_found_is_saved_too(tmp_path: Path) -> None:
     nothing = Segments.build(np.zeros((1, 30), np.int32), [])
-    save_result(Result(picture(1, 30), nothing, "none"), tmp_path)
+    Result(picture(1, 30), nothing, "none").save(tmp_path)
     assert not raw(tmp_path / "none_cutout.png").any()
     assert json.loads((tmp_path / "none.json").read_text("utf-8"))["segments"] == []
 
 
 @pytest.mark.parametrize("name", ["../../up", "/etc/x", "c:\\x", "a\0b", "a\nb", "..", "caf\udce9", "", "猫"])
 def test_name_never_leads_out_of_the_folder(segments: Segments, photo: np.ndarray, name: str, tmp_path: Path) -> None:
-    files = save_result(Result(photo, segments, name), tmp_path / "out")
+    files = Result(photo, segments, name).save(tmp_path / "out")
     assert {file.parent for file in files} == {tmp_path / "out"}
     assert sorted(files) == sorted((tmp_path / "out").iterdir())
     assert json.loads(files[-1].read_text("utf-8"))["name"] == name
@@ -411,8 +415,8 @@ def test_name_never_leads_out_of_the_folder(segments: Segments, photo: np.ndarra
 
 def test_folder_that_cannot_be_written(photo: np.ndarray, segments: Segments, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ImageError, match="file"):
-        save_result(Result(photo, segments), tmp_path / "file")
+    with pytest.raises(WriteError, match="file"):
+        Result(photo, segments).save(tmp_path / "file")
 
 
 # --- comparison ------------------------------------------------------------------------------------------------------
@@ -450,6 +454,8 @@ def test_contact_sheet_shows_every_picture_whole() -> None:
     assert (sheet == GREEN).all(2).sum() == 150
     assert (sheet == 7).all(2).sum() == 1000
     assert sheet.shape[1] == 2 * 100 + 3 * 6
+    first = int(np.flatnonzero((sheet == RED).all(2).any(1))[0])
+    assert (sheet[:first, :100] < 128).any(), "the caption stands above its picture"
 
 
 @pytest.mark.parametrize(("images", "captions", "columns"), [([], [], 4), ([Image.new("L", (1, 1))], [], 4)])
@@ -581,7 +587,7 @@ EVIL = "<script>alert('x')</script>&\""
 def test_page_escapes_every_text(photo: np.ndarray, segments: Segments, tmp_path: Path) -> None:
     labels = LabelMap((Label(EVIL, RED), *LABELS.labels[1:]))
     result = Result(photo, replace(segments, labels=labels), EVIL, {EVIL: 0.5})
-    text = gallery_html(EVIL, [(result, save_result(result, tmp_path))], EVIL)
+    text = gallery_html(EVIL, [(result, result.save(tmp_path))], EVIL)
     page = Page(text)
     assert "script" not in page.tags
     assert page.text.count(EVIL) >= 5
@@ -590,7 +596,7 @@ def test_page_escapes_every_text(photo: np.ndarray, segments: Segments, tmp_path
 
 def test_page_links_the_files(photo: np.ndarray, segments: Segments, tmp_path: Path) -> None:
     result = Result(photo, segments, "50% #1?", {"model": 0.0123})
-    files = save_result(result, tmp_path)
+    files = result.save(tmp_path)
     page = Page(gallery_html("t", [(result, files)], "n"))
     photo_data, *links = page.links
     assert photo_data.startswith("data:image/jpeg;base64,")

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from everymask.models import create_model, list_models
     from everymask.predict import predict
     from everymask.recipe import TrainConfig
+    from everymask.result import Result
     from everymask.train import train
-    from everymask.types import Batch, Letterbox, Prediction, Result, Sample, Segments
+    from everymask.types import Batch, Letterbox, Prediction, Sample, Segments
 
 __version__ = "0.1.0"
 
@@ -48,7 +49,7 @@ _HOME = {
     "LabelMap": "labels",
     "Letterbox": "types",
     "Prediction": "types",
-    "Result": "types",
+    "Result": "result",
     "Sample": "types",
     "Segments": "types",
     "TrainConfig": "recipe",

@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import CheckpointError, ModelError
+from .files import write_json
 from .labels import LabelMap
+from .model import SegmentationModel
 from .models import model_module, model_name
 
 SCHEMA = 1
@@ -32,7 +34,7 @@ def bundled_models() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob("*/model.json"))
 
 
-def load(source: str | Path, device: str = "cpu") -> nn.Module:
+def load(source: str | Path, device: str = "cpu") -> SegmentationModel:
     """A model ready for prediction, in eval mode.
 
     Args:
@@ -44,7 +46,9 @@ def load(source: str | Path, device: str = "cpu") -> nn.Module:
     folder = find_model(source)
     card = read_card(folder)
     module = model_module(card["model"])
-    model = module.Model(config_from_json(module, card["config"]), LabelMap.from_json(card["classes"]))
+    model: SegmentationModel = module.Model(
+        config_from_json(module, card["config"]), LabelMap.from_json(card["classes"])
+    )
     load_weights(model, module.convert(read_tensors(folder / "model.safetensors")), folder)
     model.card = card
     return model.to(device).eval()
@@ -65,7 +69,9 @@ def read_card(folder: Path) -> dict[str, Any]:
         card = json.loads((folder / "model.json").read_text())
         if card["schema"] > SCHEMA:
             why = f"schema {card['schema']}, this version reads up to {SCHEMA}"
-            raise CheckpointError("a newer version wrote this checkpoint", where=folder, why=why, fix="Upgrade everymask.")
+            raise CheckpointError(
+                "a newer version wrote this checkpoint", where=folder, why=why, fix="Upgrade everymask."
+            )
         missing = {"model", "config", "classes"} - set(card)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise CheckpointError("cannot read model.json", where=folder, why=f"{type(error).__name__}: {error}") from error
@@ -79,7 +85,9 @@ def config_from_json(module: Any, data: Mapping[str, Any]) -> Any:
     try:
         return module.Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})
     except TypeError as error:
-        raise CheckpointError("the configuration is not this system's", where=module.__name__, why=str(error)) from error
+        raise CheckpointError(
+            "the configuration is not this system's", where=module.__name__, why=str(error)
+        ) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -92,10 +100,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {name: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for name, t in tensors.items()}
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: object) -> None:
+def load_weights(model: SegmentationModel, state: Mapping[str, Tensor], where: object) -> None:
     """Strict `load_state_dict` with an error that lists what does not fit."""
     own = model.state_dict()
-    wrong = [f"{n} is {tuple(state[n].shape)}, not {tuple(own[n].shape)}" for n in own if n in state and state[n].shape != own[n].shape]
+    wrong = [
+        f"{n} is {tuple(state[n].shape)}, not {tuple(own[n].shape)}"
+        for n in own
+        if n in state and state[n].shape != own[n].shape
+    ]
     problems = [f"missing {n}" for n in own if n not in state] + [f"unknown {n}" for n in state if n not in own] + wrong
     if problems:
         shown = "; ".join(problems[:6]) + ("; ..." if len(problems) > 6 else "")
@@ -103,7 +115,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: object) -
     model.load_state_dict(state)
 
 
-def model_json(model: nn.Module, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def model_json(model: SegmentationModel, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The ``model.json`` of a model: enough to build it again, and what people should know of it."""
     module = model_module(model_name(model))
     preset = next((name for name, config in module.PRESETS.items() if config == model.config), "custom")
@@ -118,7 +130,9 @@ def model_json(model: nn.Module, extra: Mapping[str, Any] | None = None) -> dict
     }
 
 
-def save(model: nn.Module, folder: str | Path, *, extra: Mapping[str, Any] | None = None, half: bool = False) -> Path:
+def save(
+    model: SegmentationModel, folder: str | Path, *, extra: Mapping[str, Any] | None = None, half: bool = False
+) -> Path:
     """Write a model into `folder`, all or nothing: an older checkpoint there stays until the new one is complete.
 
     Args:
@@ -128,7 +142,9 @@ def save(model: nn.Module, folder: str | Path, *, extra: Mapping[str, Any] | Non
     return replace_folder(Path(folder), lambda fresh: save_model_files(model, fresh, extra, half))
 
 
-def save_model_files(model: nn.Module, folder: Path, extra: Mapping[str, Any] | None = None, half: bool = False) -> None:
+def save_model_files(
+    model: SegmentationModel, folder: Path, extra: Mapping[str, Any] | None = None, half: bool = False
+) -> None:
     """``model.safetensors`` and ``model.json`` into an existing folder."""
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     if half:
@@ -152,13 +168,6 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return folder
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Readable JSON, written whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    os.replace(temporary, path)
 
 
 def save_training(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:

@@ -8,11 +8,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from .errors import EverymaskError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .result import Result
 
 Inputs = tyro.conf.Positional[list[Path]]
 Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
@@ -34,8 +39,7 @@ def demo(out: Path = Path("demo")) -> None:
 
 def models() -> None:
     """List systems, presets, sizes and tasks, and the bundled weights with their licences."""
-    from .catalog import bundled_rows, system_rows
-    from .tables import print_table
+    from .tables import bundled_rows, print_table, system_rows
 
     print_table(["system", "preset", "parameters", "input", "tasks"], system_rows())
     print_table(["bundled weights", "system", "classes", "scores", "licence"], bundled_rows())
@@ -159,9 +163,10 @@ def evaluate(
         side: input size in pixels instead of the model's own.
         json: also write everything to this file.
     """
-    from .checkpoint import load, write_json
+    from .checkpoint import load
     from .datasets import open_datasets, open_where_split
     from .evaluate import evaluate as run
+    from .files import write_json
     from .tables import print_scores
 
     wanted = [split] if split else ["test", "val"]
@@ -189,11 +194,13 @@ def overfit(
         steps: optimizer steps at the most.
         out: folder for the curve and the prediction as pictures.
     """
-    from .overfit import GOAL, overfit as run
+    from .overfit import GOAL
+    from .overfit import overfit as run
 
     if len(files) not in (0, 2):
         raise UsageError("overfit takes an image and its mask, or nothing", where=", ".join(map(str, files)))
-    history = run(model, preset, files or None, steps=steps, out=out, progress=print)
+    pair = (files[0], files[1]) if files else None
+    history = run(model, preset, pair, steps=steps, out=out, progress=print)
     if history[-1].iou < GOAL:
         raise EverymaskError("the model did not learn one image", where=model, why=f"IoU {history[-1].iou:.3f}")
 
@@ -227,7 +234,9 @@ def pack(
     print(f"{out}: {len(packed)} images")
 
 
-def _results(images: list[Path], model: str, task: str | None, side: int | None, max_pixels: int | None, options: dict):
+def _results(
+    images: list[Path], model: str, task: str | None, side: int | None, max_pixels: int | None, options: dict[str, Any]
+) -> Iterator[Result]:
     """A `Result` for each photo of files and folders."""
     from .checkpoint import load
     from .image import MAX_PIXELS, list_images, read_image
@@ -239,7 +248,7 @@ def _results(images: list[Path], model: str, task: str | None, side: int | None,
         yield run(loaded, photo, task=task, side=side, name=path.stem, **options)
 
 
-VERBS = {
+VERBS: dict[str, Any] = {
     "demo": demo,
     "models": models,
     "predict": predict,

@@ -55,3 +55,7 @@ class TrainingError(EverymaskError):
 
 class UsageError(EverymaskError):
     """An argument of the public API or command line that does not make sense."""
+
+
+class WriteError(EverymaskError):
+    """A file that the system does not let us write; what was there before is still there."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .datasets import Dataset
 from .datasets.base import with_labels
 from .errors import DataError
 from .labels import LabelMap
 from .metrics import BoundaryF, MattingErrors, SemanticIoU
+from .model import SegmentationModel
 from .predict import predict
 from .types import Sample, Segments
 
@@ -19,7 +20,7 @@ Progress = Callable[[int, int], None]
 
 
 def evaluate(
-    model: nn.Module, dataset: Dataset, *, side: int | None = None, progress: Progress | None = None
+    model: SegmentationModel, dataset: Dataset, *, side: int | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Semantic, boundary and, where the truth has mattes, matting scores.
 
@@ -51,7 +52,9 @@ def check_classes(known: LabelMap, wanted: LabelMap) -> None:
         raise DataError("model and data have different classes", where="evaluate", why=why)
 
 
-def _predicted(model: nn.Module, sample: Sample, truth: Segments, side: int | None) -> tuple[Segments, Tensor | None]:
+def _predicted(
+    model: SegmentationModel, sample: Sample, truth: Segments, side: int | None
+) -> tuple[Segments, Tensor | None]:
     """Semantic segments and, where the truth has a matte, the soft foreground."""
     found = predict(model, sample.image, task="semantic", side=side).segments
     if truth.alpha is None:

@@ -15,8 +15,8 @@ from PIL import Image
 
 from .drawing import percent
 from .maps import segment_colors
-from .types import Result
-from .visualize import segment_rows
+from .result import Result
+from .save import segment_rows
 
 SHOWN_ROWS = 12
 PHOTO_WIDTH = 960

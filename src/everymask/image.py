@@ -12,7 +12,6 @@ import re
 import stat
 import struct
 import threading
-import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,7 +22,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from everymask.errors import ImageError
+from .errors import ImageError
+from .files import write_bytes
 
 MAX_PIXELS = 40_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # No other decoder of Pillow is ever reached.
@@ -113,13 +113,13 @@ def encode_png(array: Array, palette: Palette | None = None) -> bytes:
 
 def write_png(path: PathLike, array: Array, palette: Palette | None = None) -> None:
     """Write `encode_png(array, palette)` in one step: on failure the target stays as it was. Raises `ImageError`."""
-    _write_atomically(Path(path), encode_png(array, palette))
+    write_bytes(Path(path), encode_png(array, palette))
 
 
 def write_jpeg(path: PathLike, array: Array, quality: int = 90) -> None:
     """Write uint8 `[H, W]` or `[H, W, 3]` as JPEG in one step, as `write_png` does. Raises `ImageError`."""
     kinds = ("uint8 [H, W]", "uint8 [H, W, 3]")
-    _write_atomically(Path(path), _encode(array, "JPEG", kinds, quality=quality, subsampling=0))
+    write_bytes(Path(path), _encode(array, "JPEG", kinds, quality=quality, subsampling=0))
 
 
 def is_image_file(path: PathLike) -> bool:
@@ -380,18 +380,3 @@ def _checked_palette(palette: Palette, array: Array) -> Array:
         why = f"{array.dtype} values up to {array.max()} do not index {len(colours)} colours"
         raise _Refusal(why, "Pass uint8 [H, W] and a colour for every value that occurs.")
     return colours.astype(np.uint8)
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    # Next to the target, because a rename is atomic only within one file system; by chance, for parallel writers.
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        why, fix = error.strerror or str(error), "Check the folder, its permissions and the free space."
-        raise ImageError("Cannot write image", where=path, why=why, fix=fix) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()

@@ -73,13 +73,15 @@ class LabelMap:
         return tuple(label.name for label in self.labels)
 
     def index(self, name: str) -> int:
-        """Class index of `name` (or of a class that has it as a synonym).
+        """Class index of `name`, else of the first class that has it as a synonym.
 
         Raises:
             DataError: no class is called so; the message lists the table.
         """
+        if name in self.names:
+            return self.names.index(name)
         for k, label in enumerate(self.labels):
-            if name == label.name or name in label.synonyms:
+            if name in label.synonyms:
                 return k
         raise DataError("unknown class", where=name, why=f"the table has: {', '.join(self.names)}")
 

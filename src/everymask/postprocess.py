@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .errors import UsageError
 from .labels import LabelMap
-from .types import BACKGROUND, Letterbox, Prediction, Segments
+from .types import Letterbox, Prediction, Segments
 
 CHUNK_VALUES = 32_000_000
 """Most mask logits alive at once: 128 MB in float32."""
@@ -126,9 +126,7 @@ def paint(
     return winner, own, areas
 
 
-def _decoded(
-    prediction: Prediction, b: int, queries: Tensor, size: tuple[int, int]
-) -> Iterator[tuple[int, Tensor]]:
+def _decoded(prediction: Prediction, b: int, queries: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, Tensor]]:
     """(position of the first, probabilities [n, H, W]) in chunks of bounded memory."""
     step = max(1, CHUNK_VALUES // max(1, size[0] * size[1]))
     for first in range(0, len(queries), step):
@@ -177,12 +175,19 @@ def cutout(
     kept = torch.nonzero(probability.sum(-1) > threshold).flatten()
     masks = prediction.masks.decode(b, kept).float().sigmoid()
     winners = probability[kept].argmax(-1)
-    merged = [masks[winners == n].amax(0) if (winners == n).any() else masks.new_zeros(masks.shape[1:]) for n in range(len(chosen))]
+    merged = [
+        masks[winners == n].amax(0) if (winners == n).any() else masks.new_zeros(masks.shape[1:])
+        for n in range(len(chosen))
+    ]
     soft, best = prediction.masks.resample(b, torch.stack(merged), letterbox.source).max(0)
     class_map = torch.where(soft > mask_threshold, torch.tensor(chosen, device=best.device)[best], len(labels))
     found = segments_from_class_map(class_map.cpu(), labels)
-    scores = torch.tensor([float(probability[kept][winners == chosen.index(k)].sum(-1).max()) for k in found.classes.tolist()])
-    return Segments.build(found.id_map, found.classes, labels=labels, scores=scores, alpha=(soft * 255).round().byte().cpu())
+    scores = torch.tensor(
+        [float(probability[kept][winners == chosen.index(k)].sum(-1).max()) for k in found.classes.tolist()]
+    )
+    return Segments.build(
+        found.id_map, found.classes, labels=labels, scores=scores, alpha=(soft * 255).round().byte().cpu()
+    )
 
 
 def check_probability(name: str, value: float) -> None:

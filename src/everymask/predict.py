@@ -8,21 +8,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from .errors import UsageError
 from .image import read_image
+from .model import SegmentationModel
 from .models import model_module, model_name
+from .result import Result
 from .transforms import Geometry
-from .types import Batch, Letterbox, Prediction, Result
+from .types import Batch, Prediction
 
 
 def predict(
-    model: nn.Module,
+    model: SegmentationModel,
     image: str | Path | bytes | np.ndarray,
     *,
     task: str | None = None,
     side: int | None = None,
+    name: str | None = None,
     **options: Any,
 ) -> Result:
     """Segments of one photo at its own size.
@@ -31,6 +33,7 @@ def predict(
         image: path, file content, PIL image, or uint8 [H, W, 3].
         task: a key of the system's ``TASKS``; None takes its first.
         side: canvas side in pixels instead of the model's own.
+        name: of the result; the file stem if not given.
         options: of the task's post-processing (`threshold`, `classes`, ...).
 
     Raises:
@@ -47,10 +50,10 @@ def predict(
     clock.mark("model")
     segments = decide(prediction, batch.letterboxes[0], model.labels, **options)
     clock.mark("postprocess")
-    return Result(photo, segments, _name(image), clock.seconds)
+    return Result(photo, segments, name or _name(image), clock.seconds)
 
 
-def find_task(model: nn.Module, task: str | None, options: dict[str, Any]) -> Any:
+def find_task(model: SegmentationModel, task: str | None, options: dict[str, Any]) -> Any:
     """The post-processing function of a task.
 
     Raises:
@@ -80,7 +83,7 @@ def fit(photo: np.ndarray, side: int, device: torch.device | str = "cpu") -> Bat
     return Batch(geometry.image(photo)[None].to(device), (geometry.letterbox,))
 
 
-def run(model: nn.Module, batch: Batch) -> Prediction:
+def run(model: SegmentationModel, batch: Batch) -> Prediction:
     """The forward pass, without gradients."""
     with torch.inference_mode():
         prediction: Prediction = model(batch)
@@ -89,7 +92,7 @@ def run(model: nn.Module, batch: Batch) -> Prediction:
     return prediction
 
 
-def device_of(model: nn.Module) -> torch.device:
+def device_of(model: SegmentationModel) -> torch.device:
     """Where the weights are."""
     return next(model.parameters()).device
 

@@ -11,14 +11,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from torch import nn
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .charts import curves
+from .compare import comparison
 from .datasets import Dataset
-from .labels import LabelMap
+from .datasets.base import with_labels
+from .drawing import contact_sheet
+from .errors import UsageError
+from .image import write_png
+from .model import SegmentationModel
+from .predict import predict
 from .recipe import TrainConfig
 from .types import Batch
+from .visualize import overlay
 
 T = TypeVar("T")
+SHOWN_IMAGES = 6
+SHOWN_SCORES = ("miou", "foreground_iou", "dice", "boundary_f")
 
 
 class Report:
@@ -31,8 +42,9 @@ class Report:
 
     def __init__(self, out: Path, config: TrainConfig, first_step: int = 0) -> None:
         self.out, self.config, self.first_step = out, config, first_step
-        self.started = self._window_start = time.perf_counter()
-        self._waiting, self._images = 0.0, 0
+        self.screen = Screen(config.steps, first_step)
+        self.events = open_events(out) if config.tensorboard else None
+        self._window_start, self._waiting, self._images = time.perf_counter(), 0.0, 0
 
     def __enter__(self) -> Report:
         self.out.mkdir(parents=True, exist_ok=True)
@@ -40,10 +52,14 @@ class Report:
         self._file = (self.out / "log.jsonl").open("w", buffering=1)
         for row in kept:
             self._file.write(json.dumps(row) + "\n")
+        self.screen.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.screen.stop()
         self._file.close()
+        if self.events:
+            self.events.close()
 
     def timed(self, batches: Iterator[T]) -> Iterator[T]:
         """The same batches, with the time spent waiting for them counted."""
@@ -64,35 +80,112 @@ class Report:
         seconds = time.perf_counter() - self._window_start
         speed = {"images_per_second": self._images / seconds, "data_wait": self._waiting / seconds}
         self._write({"kind": "train", "step": step, **terms, **speed})
-        left = (self.config.steps - step) / max(1, step - self.first_step) * (time.perf_counter() - self.started)
-        self._say(
-            f"step {step}/{self.config.steps}  loss {terms['loss']:.3f}  {speed['images_per_second']:.1f} images/s  "
-            f"data wait {speed['data_wait']:.0%}  {duration(left)} left"
-        )
+        self.screen.step(step, terms["loss"], **speed)
         self._restart_window()
+
+    def validation(self, step: int, scores: dict[str, Any], improved: bool, seconds: float) -> None:
+        """Write the scores of a validation and draw the curves."""
+        flat = {k: v for k, v in scores.items() if isinstance(v, (int, float))}
+        self._write({"kind": "validation", "step": step, **flat, "best": improved, "seconds": seconds})
+        shown = "  ".join(f"{name} {scores[name]:.3f}" for name in SHOWN_SCORES)
+        self.screen.say(f"step {step}  validation  {shown}{'  best so far' if improved else ''}")
+        for name, series in run_curves(read_log(self.out)).items():
+            write_png(self.out / f"{name}.png", np.asarray(curves(series, name.replace("_", " "))))
+        self._restart_window()
+
+    def samples(self, batch: Batch) -> None:
+        """``samples.png``: what the model is about to see, augmented, with its truth."""
+        images = batch.images.permute(0, 2, 3, 1).byte().numpy()
+        pictures = [overlay(image, truth) for image, truth in zip(images[:12], batch.truth(), strict=False)]
+        write_png(self.out / "samples.png", np.asarray(contact_sheet(pictures, list(batch.names[:12]), columns=4)))
+
+    def predictions(
+        self, model: SegmentationModel, val: Dataset, scores: dict[str, Any], side: int, count: int = 6
+    ) -> None:
+        """``validation.png``: truth, prediction and errors, from the worst image to the best."""
+        rows = scores["per_image"]
+        order = sorted(range(len(rows)), key=lambda index: rows[index]["foreground_iou"])
+        chosen = [order[n * (len(order) - 1) // (SHOWN_IMAGES - 1)] for n in range(min(SHOWN_IMAGES, len(order)))]
+        sheet = []
+        for index in chosen:
+            sample = val[index]
+            found = predict(model, sample.image, task="semantic", side=side).segments
+            caption = f"{sample.name}  IoU {rows[index]['foreground_iou']:.2f}"
+            sheet.append((caption, sample.image, with_labels(sample.segments, val.labels, model.labels), found))
+        write_png(self.out / "validation.png", np.asarray(comparison(sheet)))
 
     def _restart_window(self) -> None:
         self._window_start, self._waiting, self._images = time.perf_counter(), 0.0, 0
 
-    def validation(self, step: int, scores: dict[str, Any], improved: bool, seconds: float) -> None:
-        """Write the scores of a validation."""
-        flat = {k: v for k, v in scores.items() if isinstance(v, (int, float))}
-        self._write({"kind": "validation", "step": step, **flat, "best": improved, "seconds": seconds})
-        shown = "  ".join(f"{k} {scores[k]:.3f}" for k in ("miou", "foreground_iou", "dice", "boundary_f"))
-        self._say(f"step {step}  validation  {shown}{'  best so far' if improved else ''}")
-        self._restart_window()
-
-    def samples(self, batch: Batch, labels: LabelMap) -> None:
-        """``samples.png``: what the model is about to see."""
-
-    def predictions(self, model: nn.Module, val: Dataset, scores: dict[str, Any], side: int) -> None:
-        """``validation.png``: truth, prediction and error of a few images; ``curves.png``."""
-
     def _write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps({k: _finite(v) for k, v in row.items()}) + "\n")
+        if self.events:
+            for name, value in row.items():
+                if isinstance(value, (int, float)) and name not in ("step", "best"):
+                    self.events.add_scalar(f"{row['kind']}/{name}", value, row["step"])
 
-    def _say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+
+class Screen:
+    """Progress for people: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, steps: int, first_step: int) -> None:
+        self.steps, self.first_step, self.started = steps, first_step, time.perf_counter()
+        console = Console(stderr=True)
+        columns = ("step", MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=console) if console.is_terminal else None
+        self.task = self.bar.add_task("", total=steps, completed=first_step) if self.bar else None
+
+    def start(self) -> None:
+        if self.bar:
+            self.bar.start()
+
+    def stop(self) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def step(self, step: int, loss: float, images_per_second: float, data_wait: float) -> None:
+        """Show the state after `step`."""
+        numbers = f"loss {loss:.3f}  {images_per_second:.1f} images/s  data wait {data_wait:.0%}"
+        if self.bar and self.task is not None:
+            self.bar.update(self.task, completed=step, description=numbers)
+            return
+        left = (self.steps - step) / max(1, step - self.first_step) * (time.perf_counter() - self.started)
+        self.say(f"step {step}/{self.steps}  {numbers}  {duration(left)} left")
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        if self.bar:
+            self.bar.console.print(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+def run_curves(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Series for ``loss.png`` and ``scores.png`` from a run's log."""
+    train = [row for row in rows if row["kind"] == "train"]
+    val = [row for row in rows if row["kind"] == "validation"]
+    terms = [name for name in (train[0] if train else {}) if name in ("loss", "class", "mask", "dice", "box")]
+    found = {"loss": {name: _series(train, name) for name in terms}}
+    found["scores"] = {name: _series(val, name) for name in SHOWN_SCORES}
+    return {name: series for name, series in found.items() if any(series.values())}
+
+
+def _series(rows: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+    return [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+
+
+def open_events(out: Path) -> Any:
+    """A TensorBoard writer.
+
+    Raises:
+        UsageError: the extra is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        fix = "pip install everymask[track], or leave tensorboard=false."
+        raise UsageError("TensorBoard is not installed", where="tensorboard=true", fix=fix) from error
+    return SummaryWriter(str(out / "tensorboard"))
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
@@ -108,7 +201,7 @@ def read_log(out: Path) -> list[dict[str, Any]]:
 
 
 def duration(seconds: float) -> str:
-    """"3 h 05 min", "12 min", "40 s"."""
+    """ "3 h 05 min", "12 min", "40 s"."""
     minutes = round(seconds / 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning_fabric
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from .checkpoint import find_training, load_training, model_json, replace_folder, save, save_model_files, save_training
@@ -23,6 +22,7 @@ from .datasets import Dataset, Subset
 from .datasets.loader import training_loader
 from .errors import TrainingError
 from .evaluate import check_classes, evaluate
+from .model import SegmentationModel
 from .models import model_module, model_name
 from .recipe import TrainConfig
 from .report import Report
@@ -31,7 +31,7 @@ from .types import Batch
 
 
 def train(
-    model: nn.Module,
+    model: SegmentationModel,
     dataset: Dataset,
     config: TrainConfig | None = None,
     *,
@@ -59,19 +59,19 @@ def train(
     run.resume()
     with Report(run.out, config, first_step=run.step) as report:
         _loop(run, dataset, val, report)
-    model.load_state_dict(run.average.module.state_dict())
+    model.load_state_dict(run.averaged.state_dict())
     model.eval()
     return run.best
 
 
 def _loop(run: Run, dataset: Dataset, val: Dataset | None, report: Report) -> None:
     loader = training_loader(dataset, run.config, run.model.config.image_side, run.step)
-    batches = report.timed(iter(run.fabric.setup_dataloaders(loader, use_distributed_sampler=False)))
+    batches = report.timed(iter(loader))
     chosen = spread(val, run.config.max_val) if val is not None else None
     while run.step < run.config.steps and not run.stale:
         parts = [next(batches) for _ in range(run.config.accumulate)]
         if run.step == 0:
-            report.samples(parts[0], run.model.labels)
+            report.samples(parts[0])
         report.step(run.step + 1, run.train_step(parts), images=sum(map(len, parts)))
         if run.step % run.config.validate_every == 0 or run.step == run.config.steps:
             _validate(run, chosen, report)
@@ -84,7 +84,7 @@ def _validate(run: Run, val: Dataset | None, report: Report) -> None:
         run.improved = True
         return
     start = time.perf_counter()
-    averaged = run.average.module.eval()
+    averaged = run.averaged.eval()
     side = run.config.image_side or run.model.config.image_side
     scores = evaluate(averaged, val, side=side)
     run.judge(scores)
@@ -102,18 +102,19 @@ def spread(dataset: Dataset, count: int) -> Dataset:
 class Run:
     """State of one training: weights, averaged weights, optimizer, step, best scores."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig, out: Path) -> None:
+    def __init__(self, model: SegmentationModel, config: TrainConfig, out: Path) -> None:
         self.config, self.out = config, out
         if config.threads:
             torch.set_num_threads(config.threads)
         self.fabric = lightning_fabric.Fabric(accelerator="auto", devices=1, precision=precision(config.precision))
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(self.model, avg_fn=self._average, use_buffers=True).to(self.fabric.device)
         optimizer = torch.optim.AdamW(model.param_groups(config.lr, config.weight_decay))
         self.wrapped, self.optimizer = self.fabric.setup(self.model, optimizer)
         self.wrapped.mark_forward_method("loss")
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.step, self.best, self.waited, self.improved = 0, {}, 0, False
+        self.step, self.waited, self.improved = 0, 0, False
+        self.best: dict[str, Any] = {}
 
     def _average(self, averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
         """Exponential average whose memory grows with the run, so that early steps are forgotten soon."""
@@ -121,6 +122,13 @@ class Run:
             return current
         decay = min(self.config.ema, (1 + int(count)) / (10 + int(count)))
         return torch.lerp(current, averaged, decay)
+
+    @property
+    def averaged(self) -> SegmentationModel:
+        """The model that is validated and shipped."""
+        module = self.average.module
+        assert isinstance(module, SegmentationModel)
+        return module
 
     @property
     def stale(self) -> bool:
@@ -161,7 +169,8 @@ class Run:
 
     def _clip(self) -> float:
         limit = self.config.clip or math.inf
-        norm = float(self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=limit, error_if_nonfinite=False))
+        clipped = self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=limit, error_if_nonfinite=False)
+        norm = math.nan if clipped is None else float(clipped)
         if not math.isfinite(norm):
             raise TrainingError("the gradient is not finite", where=f"step {self.step}", fix="Lower lr.")
         return norm
@@ -179,12 +188,12 @@ class Run:
         extra = {"step": self.step, "recipe": self.config.to_json(), "metrics": self.best}
 
         def write(folder: Path) -> None:
-            save_model_files(self.average.module, folder, extra)
+            save_model_files(self.averaged, folder, extra)
             save_training(folder, self._tensors(), self._progress())
 
         replace_folder(self.out / "last", write)
         if self.improved:
-            save(self.average.module, self.out / "best", extra=extra)
+            save(self.averaged, self.out / "best", extra=extra)
 
     def _progress(self) -> dict[str, Any]:
         return {
@@ -244,7 +253,9 @@ def check_finite(losses: dict[str, Tensor], batch: Batch) -> None:
     bad = [name for name, value in losses.items() if not bool(torch.isfinite(value))]
     if bad:
         fix = "Look at these images, lower lr, or set precision=32-true."
-        raise TrainingError("the loss is not finite", where=", ".join(bad), why=f"images {', '.join(batch.names)}", fix=fix)
+        raise TrainingError(
+            "the loss is not finite", where=", ".join(bad), why=f"images {', '.join(batch.names)}", fix=fix
+        )
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -26,9 +25,6 @@ from torch import Tensor
 
 from .errors import DataError
 from .labels import LabelMap
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 VOID = -1
 """`id_map` value of pixels whose truth is unknown: matcher, losses and metrics ignore them."""
@@ -65,11 +61,13 @@ class Letterbox:
 
     def to_canvas(self, points: Tensor) -> Tensor:
         """Photo points [..., 2] to canvas points."""
-        return (points + 0.5) * points.new_tensor(self.scale) - 0.5
+        edges = points + 0.5  # Also makes whole numbers floats, before `new_tensor` takes over their type.
+        return edges * edges.new_tensor(self.scale) - 0.5
 
     def to_source(self, points: Tensor) -> Tensor:
         """Canvas points [..., 2] to photo points: the inverse of `to_canvas`."""
-        return (points + 0.5) / points.new_tensor(self.scale) - 0.5
+        edges = points + 0.5
+        return edges / edges.new_tensor(self.scale) - 0.5
 
 
 def round_up(length: int, multiple: int) -> int:
@@ -171,12 +169,15 @@ class Segments:
         Raises:
             DataError: ids beyond the table, classes beyond `labels`, or shapes that do not agree.
         """
-        ids = torch.as_tensor(id_map).to(torch.int32)
+        ids = _tensor(id_map).to(torch.int32)
         rows = torch.as_tensor(classes, dtype=torch.int64).reshape(-1)
         _check_table(ids, rows, labels)
         things = [labels[int(k)].is_thing if labels else True for k in rows]
         is_crowd = torch.zeros(len(rows), dtype=torch.bool) if crowd is None else torch.as_tensor(crowd).bool()
         matte = None if alpha is None else torch.as_tensor(alpha)
+        _check_shape("crowd", is_crowd, rows.shape)
+        _check_shape("scores", scores, rows.shape)
+        _check_shape("alpha", matte, ids.shape[-2:])
         return cls(ids, rows, torch.tensor(things, dtype=torch.bool), is_crowd, scores, matte, labels)
 
     def __len__(self) -> int:
@@ -196,8 +197,9 @@ class Segments:
     @property
     def void(self) -> Tensor:
         """bool [H, W]: unknown pixels, crowd regions included."""
-        crowd_ids = torch.nonzero(self.is_crowd).flatten().to(torch.int32) + 1
-        hit = (self.id_map == VOID) | torch.isin(self.id_map, crowd_ids)
+        hit = self.id_map == VOID
+        for n in torch.nonzero(self.is_crowd).flatten().tolist():
+            hit |= self.id_map == n + 1
         return hit if hit.ndim == 2 else hit.any(0)
 
     @property
@@ -239,8 +241,30 @@ class Segments:
 
     def to(self, device: torch.device | str) -> Segments:
         """The same segments with all tensors on `device`."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **moved)
+
+
+@overload
+def _tensor(values: Tensor | np.ndarray) -> Tensor: ...
+@overload
+def _tensor(values: None) -> None: ...
+def _tensor(values: Tensor | np.ndarray | None) -> Tensor | None:
+    """Arrays that may not be written to are copied: a tensor would share them and could not promise that."""
+    if isinstance(values, np.ndarray) and not values.flags.writeable:
+        values = values.copy()
+    return None if values is None else torch.as_tensor(values)
+
+
+def _check_shapes(segments: Segments) -> None:
+    count = len(segments)
+    for name, column in (("crowd", segments.is_crowd), ("scores", segments.scores)):
+        if column is not None and column.shape != (count,):
+            why = f"{name} has shape {tuple(column.shape)}, the table has {count} rows"
+            raise DataError("a column of the segment table has the wrong length", where="Segments", why=why)
+    if segments.alpha is not None and segments.alpha.shape != segments.size:
+        why = f"the matte is {tuple(segments.alpha.shape)}, the id map {segments.size}"
+        raise DataError("matte and id map differ in size", where="Segments", why=why)
 
 
 def _check_table(ids: Tensor, rows: Tensor, labels: LabelMap | None) -> None:
@@ -253,6 +277,12 @@ def _check_table(ids: Tensor, rows: Tensor, labels: LabelMap | None) -> None:
     if labels and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(labels):
         why = f"classes go from {int(rows.min())} to {int(rows.max())}, the class table has {len(labels)}"
         raise DataError("a segment's class is not in the class table", where="Segments", why=why)
+
+
+def _check_shape(name: str, values: Tensor | None, shape: Sequence[int]) -> None:
+    if values is not None and tuple(values.shape) != tuple(shape):
+        why = f"{name} has shape {tuple(values.shape)}, expected {tuple(shape)}"
+        raise DataError("the parts of a segmentation do not agree", where=f"Segments.{name}", why=why)
 
 
 @dataclass(frozen=True, eq=False)
@@ -358,38 +388,3 @@ class Prediction:
     scores: Tensor | None = None
     boxes: Tensor | None = None
     aux: tuple[Prediction, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """Segments of one photo at its own size, with the photo. `everymask.visualize` draws, `save` writes.
-
-    Attributes:
-        photo: uint8 [H, W, 3].
-        segments: id map, classes, scores; `segments.alpha` is the soft foreground where the task gives one.
-        name: the photo's file stem.
-        timings: seconds by stage.
-    """
-
-    photo: np.ndarray
-    segments: Segments
-    name: str = "image"
-    timings: dict[str, float] = field(default_factory=dict)
-
-    def overlay(self, opacity: float = 0.5) -> Image:
-        """The photo with coloured segments, outlines and a legend."""
-        from .visualize import overlay
-
-        return overlay(self.photo, self.segments, opacity=opacity)
-
-    def cutout(self) -> Image:
-        """RGBA photo: the foreground with its soft edge, all else transparent."""
-        from .visualize import cutout
-
-        return cutout(self.photo, self.segments)
-
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write overlay, cut-out, id map and table into `folder`; returns the files written."""
-        from .visualize import save_result
-
-        return save_result(self, Path(folder))

@@ -105,7 +105,9 @@ def pair_by_stem(images: Sequence[Path], masks: Sequence[Path]) -> list[tuple[Pa
     if lonely:
         listed = ", ".join(f"{p.parent.name}/{p.name}" for p in lonely)
         fix = "Add the missing partner or move the orphan away."
-        raise DataError("files without a partner", where=lonely[0].parent.parent, why=f"{len(lonely)}: {listed}", fix=fix)
+        raise DataError(
+            "files without a partner", where=lonely[0].parent.parent, why=f"{len(lonely)}: {listed}", fix=fix
+        )
     return [(image, by_stem[image.stem]) for image in images]
 
 

@@ -10,6 +10,7 @@ binary, 0 and 255 (or 0 and 1), and the class is "foreground". With it, values a
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,19 @@ def detect(root: Path) -> str | None:
     return None
 
 
-class Folder(PairDataset):
-    """Semantic masks: one value a class."""
+def splits(root: Path) -> tuple[str, ...]:
+    """Names of the folders that hold ``images/``; none where `root` itself does."""
+    return () if (root / "images").is_dir() else tuple(sorted(p.parent.name for p in root.glob("*/images")))
 
-    def __init__(self, root: Path, split: str = "") -> None:
-        folder = split_folder(root, split)
-        pairs = pair_by_stem(list_images(folder / "images"), list_images(folder / "masks"))
+
+class Folder(PairDataset):
+    """Semantic masks: one value a class.
+
+    Args:
+        pairs: image and mask files; the table is read from ``root/classes.json`` where there is one.
+    """
+
+    def __init__(self, root: Path, split: str, pairs: Sequence[tuple[Path, Path]]) -> None:
         table = root / "classes.json"
         self.void: tuple[int, ...] = ()
         self.known: tuple[int, ...] = ()
@@ -59,18 +67,9 @@ def _binary_values(mask: np.ndarray) -> tuple[int, int]:
 
 
 def split_folder(root: Path, split: str) -> Path:
-    """``root/split`` where splits are folders, `root` where there are none.
-
-    Raises:
-        DataError: splits are folders and `split` is not one of them.
-    """
-    if (root / "images").is_dir():
-        return root
-    names = sorted(p.parent.name for p in root.glob("*/images"))
-    for name in [split] if split else ["train", *names]:
-        if name in names:
-            return root / name
-    raise DataError("no such split", where=root, why=f"asked for {split!r}, there are: {', '.join(names) or 'none'}")
+    """``root/split`` where splits are folders ("" takes train, else the first), `root` where there are none."""
+    known = splits(root)
+    return root / (split or ("train" if "train" in known else known[0])) if known else root
 
 
 def labels_from_json(path: Path) -> tuple[LabelMap, tuple[int, ...], tuple[int, ...]]:
@@ -100,4 +99,5 @@ def _label(row: Any, index: int, path: Path) -> Label:
 
 def open_split(root: Path, split: str) -> Folder:
     """The reader of this format."""
-    return Folder(root, split)
+    folder = split_folder(root, split)
+    return Folder(root, split, pair_by_stem(list_images(folder / "images"), list_images(folder / "masks")))

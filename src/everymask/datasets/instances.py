@@ -16,7 +16,9 @@ from ..image import list_images
 from ..labels import LabelMap
 from ..types import Segments
 from .base import PairDataset, pair_by_stem
-from .folder import labels_from_json, split_folder
+from .folder import labels_from_json, split_folder, splits
+
+__all__ = ["Instances", "detect", "open_split", "splits"]
 
 
 def detect(root: Path) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ Draw = tuple[int, int, int]
 """(sample index, how often the data were gone through before, canvas side)."""
 
 
-class Draws(TorchDataset[tuple[Sample, Geometry]]):
+class Draws(TorchDataset[Any]):
     """Samples with a random view each, drawn from (seed, epoch, index)."""
 
     def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
@@ -50,16 +51,16 @@ class Batches(Sampler[list[Draw]]):
             side = self.config.side_at(step, self.model_side)
             for part in range(self.config.accumulate):
                 start = (step * self.config.accumulate + part) * self.config.batch_size
-                yield [self._draw(start + n, side) for n in range(self.config.batch_size)]
+                yield self._draws(start, side)
 
-    def _draw(self, position: int, side: int) -> Draw:
-        epoch, offset = divmod(position, self.count)
-        return int(self._order(epoch)[offset]), epoch, side
+    def _draws(self, start: int, side: int) -> list[Draw]:
+        """`batch_size` draws from position `start` of the endless sequence of permutations."""
+        epochs, offsets = np.divmod(np.arange(start, start + self.config.batch_size), self.count)
+        orders = {epoch: self._order(epoch) for epoch in set(epochs.tolist())}
+        return [(int(orders[e][offset]), e, side) for e, offset in zip(epochs.tolist(), offsets.tolist(), strict=True)]
 
     def _order(self, epoch: int) -> np.ndarray:
-        if getattr(self, "_epoch", None) != epoch:
-            self._epoch, self._permutation = epoch, np.random.default_rng((self.config.seed, epoch)).permutation(self.count)
-        return self._permutation
+        return np.random.default_rng((self.config.seed, epoch)).permutation(self.count)
 
 
 class Collate:
@@ -88,8 +89,8 @@ def training_loader(dataset: Dataset, config: TrainConfig, model_side: int, firs
         collate_fn=Collate(config.targets == "semantic"),
         num_workers=workers,
         persistent_workers=False,
-        worker_init_fn=_one_thread,
-        prefetch_factor=4 if workers else None,
+        worker_init_fn=_yield_cores,
+        prefetch_factor=6 if workers else None,
     )
 
 
@@ -98,5 +99,8 @@ def default_workers() -> int:
     return max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
-def _one_thread(_: int) -> None:
+def _yield_cores(_: int) -> None:
+    """Loader processes take what the compute threads leave: those wait for each other, so delaying one delays all."""
     torch.set_num_threads(1)
+    if hasattr(os, "nice"):
+        os.nice(5)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import DataError
 from ..image import list_images
 from .base import pair_by_stem
 from .matte import PERSON, MatteDataset
@@ -33,39 +32,25 @@ def detect(root: Path) -> str | None:
     return next((f"it has {folder}/" for folder in PHOTOS.values() if (root / folder).is_dir()), None)
 
 
+def splits(root: Path) -> tuple[str, ...]:
+    """The splits whose photos are there."""
+    return tuple(name for name in ("train", "val", "val-np", "test") if photo_folder(root, name).is_dir())
+
+
+def photo_folder(root: Path, split: str) -> Path:
+    """Where the photos of a split are; its mattes are in ``mask`` beside it."""
+    name = ALIASES.get(split, split)
+    return root / PHOTOS.get(name, name)
+
+
 class P3M(MatteDataset):
     """Portraits of one split; "" takes "train", or the first split there is."""
 
     def __init__(self, root: Path, split: str = "") -> None:
-        name = split or present_splits(root)[0]
-        photos = split_photos(root, name)
+        name = split or next(iter(splits(root)), "train")
+        photos = photo_folder(root, name)
         pairs = pair_by_stem(list_images(photos), list_images(photos.parent / "mask"))
         super().__init__(root, name, PERSON, pairs)
-
-
-def present_splits(root: Path) -> list[str]:
-    """The splits whose photos are there, "train" first.
-
-    Raises:
-        DataError: there is none.
-    """
-    found = [name for name, folder in PHOTOS.items() if (root / folder).is_dir()]
-    if not found:
-        raise DataError("no P3M-10k here", where=root, why=f"none of {', '.join(PHOTOS.values())} is there")
-    return found
-
-
-def split_photos(root: Path, split: str) -> Path:
-    """The folder with the photos of `split`.
-
-    Raises:
-        DataError: there is no such split; the message lists those that are there.
-    """
-    found = present_splits(root)
-    name = ALIASES.get(split, split)
-    if name not in found:
-        raise DataError("no such split", where=root, why=f"asked for {split!r}, there are: {', '.join(found)}")
-    return root / PHOTOS[name]
 
 
 def open_split(root: Path, split: str) -> P3M:

@@ -1,7 +1,7 @@
 """Memory-mapped training sets: any data set, decoded and resized once, as flat binary files in one folder.
 
 =================  ====================================================================================================
-``images.bin``     uint8 [N, S, S, 3], or float16 0..1 [N, 3, S, S] as the original hybrid had it; zeros beyond the photo
+``images.bin``     uint8 [N, S, S, 3], or float16 0..1 [N, 3, S, S] as the original hybrid had it; 0 beyond the photo
 ``ids.bin``        the smallest of int8, int16, int32 that holds all ids: [M, S, S]; void beyond the photo. M is N, or
                    more where instances overlap: then a sample has as many consecutive maps as its id map has layers
 ``alpha.bin``      uint8 [A, S, S]: the mattes of the A samples that have one; absent if none has
@@ -46,7 +46,7 @@ from .packfile import (
     is_ours,
     read_sealed,
 )
-from .packing import Build, check_source, claim, clean_up, make_plan, origins
+from .packing import Build, check_reading, claim, clean_up, make_plan, origins
 
 
 def pack(
@@ -59,7 +59,7 @@ def pack(
 ) -> Packed:
     """Write `dataset` into folder `out` and open it. The same call again goes on where it was cut off.
 
-    On a set that is complete it checks that the source files are still the same, and opens it.
+    On a set that is complete it checks that the sources are still the same, and opens it.
 
     Args:
         dataset: any; several join by `Concat`.
@@ -77,10 +77,8 @@ def pack(
     if len(dataset) == 0:
         raise DataError("a data set is empty", where=dataset.root)
     folder, plan = Path(out), make_plan(dataset, side, dtype)
-    if claim(folder, plan):
-        packed = Packed(folder)
-        for index, (origin, row) in enumerate(zip(origins(dataset), packed.rows, strict=True)):
-            check_source(dataset, origin, index, row)
+    if claim(folder, plan, dataset):
+        check_reading(dataset, origins(dataset), Packed(folder).rows, side, dtype)
     else:
         with Build(dataset, folder, plan) as build:
             build.run(progress or (lambda done, total: None))
@@ -152,18 +150,21 @@ class Packed(Dataset):
         return Pixels(self._images[index], self._ids[maps], alpha)
 
     def files(self, index: int) -> tuple[Path, ...]:
-        return tuple(self.root / name for name in self.manifest["files"])
+        # Small, and by its hashes it stands for all the others.
+        return (self.root / MANIFEST,)
 
     def verify(self) -> None:
-        """Hold every byte against the manifest.
+        """Hold every byte against the manifest, and every sample against its row.
 
         Raises:
-            CheckpointError: a file has changed; the message names it and the first sample that is damaged.
+            CheckpointError: something has changed; the message names the file and the first sample that is damaged.
         """
         for name, entry in self.manifest["files"].items():
             _check_size(self.root / name, entry["bytes"])
             if file_sha256(self.root / name) != entry["sha256"]:
                 raise _changed(self.root / name, self._first_damaged())
+        if damaged := self._first_damaged():  # It was written wrongly, and the manifest made from that.
+            raise _changed(self.root, damaged)
 
     def _first_damaged(self) -> str:
         damaged = (k for k, row in enumerate(self.rows) if self.pixels(k).digest(row) != row.digest)
@@ -195,35 +196,45 @@ def _read_table(path: Path, expected: str) -> list[Row]:
 
 
 def _changed(path: Path, detail: str = "") -> CheckpointError:
-    why = f"its SHA-256 is not the manifest's{detail}"
+    why = f"its SHA-256 is not the one that was written down{detail}"
     return CheckpointError("a packed file has changed", where=path, why=why, fix=PACK_AGAIN)
 
 
 def detect(root: Path) -> str | None:
     """Why `root` is in this layout, None if it is not. One that is not complete counts: opening it says what to do."""
-    for name in (MANIFEST, PROGRESS):
-        if is_ours(root / name):
-            return f"it has a {name} of a packed set"
-    inside = _packed_folders(root)
+    own, inside = _own_files(root), _packed_folders(root)
+    if own:
+        return f"it has a {own[0]} of a packed set"
     return f"it holds packed sets: {', '.join(inside)}" if inside else None
+
+
+def _own_files(root: Path) -> list[str]:
+    return [name for name in (MANIFEST, PROGRESS) if is_ours(root / name)]
 
 
 def _packed_folders(root: Path) -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{MANIFEST}")) if is_ours(path)}
 
 
+def splits(root: Path) -> tuple[str, ...]:
+    """The split that was packed, or the names of the packed folders inside; none where it was packed without."""
+    own = _own_files(root)
+    if own:
+        split = read_sealed(root / own[0])["split"]
+        return (split,) if split else ()
+    return tuple(_packed_folders(root))
+
+
 def open_split(root: Path, split: str) -> Packed:
-    """The packed set of a split, in `root` itself or in the folder of that name; "" takes "train" or the first.
+    """The packed set in `root` itself, or in the folder of that name; "" takes "train" or the first.
 
     Raises:
-        DataError: the split is not there. A set packed without splits counts as "train".
+        DataError: what was packed is another split.
     """
-    inside = {} if any(is_ours(root / name) for name in (MANIFEST, PROGRESS)) else _packed_folders(root)
+    inside = {} if _own_files(root) else _packed_folders(root)
     name = split or ("train" if "train" in inside else next(iter(inside), ""))
-    if inside and name not in inside:
-        raise DataError("no such split", where=root, why=f"asked for {split!r}, there are: {', '.join(inside)}")
     packed = Packed(inside.get(name, root))
-    if name and name != (packed.split or "train"):
-        why = f"asked for {name!r}, it was packed from {packed.split or 'a data set without splits'}"
+    if name and packed.split not in ("", name):
+        why = f"asked for {name}, this was packed from {packed.split}"
         raise DataError("no such split", where=packed.root, why=why, fix="Pack that split too.")
     return packed

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -70,12 +72,10 @@ class Pixels:
     alpha: np.ndarray
 
     def digest(self, row: Row) -> str:
-        """The row's `Row.digest`, which does not depend on how wide the ids of the whole file are."""
+        """The row's `Row.digest`: of the ids' values, however wide the file has them."""
         head = json.dumps({**asdict(row), "digest": ""}, sort_keys=True).encode()
-        narrow = self.ids.astype(ID_DTYPES[smallest_ids(len(row.classes))])
-        return hashlib.sha256(
-            b"".join([head, self.image.tobytes(), narrow.tobytes(), self.alpha.tobytes()])
-        ).hexdigest()
+        parts = [self.image.tobytes(), self.ids.astype("<i4").tobytes(), self.alpha.tobytes()]
+        return hashlib.sha256(b"".join([head, *parts])).hexdigest()
 
 
 def smallest_ids(highest: int) -> str:
@@ -166,3 +166,42 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError("cannot read a file", where=path, why=error.strerror or str(error)) from error
+
+
+# --- the disk ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn the system's errors (disk full, no permission) into one that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        fix = "Mend that and run the same command again: it goes on where it stopped."
+        why = error.strerror or str(error)
+        raise CheckpointError("cannot write the packed set", where=folder, why=why, fix=fix) from error
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise `CheckpointError` unless `needed` bytes are free."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        why = f"{needed / 1e9:.2f} GB are still to be written, {free / 1e9:.2f} GB are free"
+        fix = "Free some space, or pack with a smaller side or as uint8."
+        raise CheckpointError("the disk is too small", where=folder, why=why, fix=fix)
+
+
+def lock(file: IO[bytes], folder: Path) -> None:
+    """Keep a second process out; the system lets go when this one ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows.
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise CheckpointError(
+            "another process is packing into this folder", where=folder, fix="Wait for it."
+        ) from error
+    except OSError:  # A file system without locks.
+        return

@@ -10,11 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -40,9 +39,12 @@ from .packfile import (
     Row,
     encode,
     file_sha256,
+    lock,
     read_sealed,
+    require_space,
     smallest_ids,
     write_sealed,
+    writing,
 )
 
 # --- what is packed, and whether a folder is free for it --------------------------------------------------------------
@@ -76,7 +78,7 @@ def make_plan(dataset: Dataset, side: int, dtype: str) -> dict[str, Any]:
         "format": FORMAT,
         "schema": SCHEMA,
         # Not imported: no module here may import the root package, which by now is loaded all the same.
-        "everymask": sys.modules[__name__.partition(".")[0]].__version__,  # type: ignore[attr-defined]
+        "everymask": sys.modules[__name__.partition(".")[0]].__version__,
         "split": dataset.split,
         "side": side,
         "dtype": dtype,
@@ -89,7 +91,7 @@ def make_plan(dataset: Dataset, side: int, dtype: str) -> dict[str, Any]:
     return as_read
 
 
-def claim(folder: Path, plan: Mapping[str, Any]) -> bool:
+def claim(folder: Path, plan: Mapping[str, Any], dataset: Dataset) -> bool:
     """Make `folder` the place of `plan`; whether the set there is complete.
 
     Raises:
@@ -97,7 +99,7 @@ def claim(folder: Path, plan: Mapping[str, Any]) -> bool:
     """
     for name in (MANIFEST, PROGRESS):
         if (folder / name).exists():
-            _refuse_other(read_sealed(folder / name), plan, folder)
+            _refuse_other(read_sealed(folder / name), plan, folder, dataset.names)
             return name == MANIFEST
     held = sorted(path.name for path in folder.glob("*") if path.name != f"{PROGRESS}.partial")
     if held:
@@ -109,40 +111,55 @@ def claim(folder: Path, plan: Mapping[str, Any]) -> bool:
     return False
 
 
-def _refuse_other(held: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> None:
+def _refuse_other(held: Mapping[str, Any], plan: Mapping[str, Any], folder: Path, names: Sequence[str]) -> None:
     # Another version may resize otherwise: a set that is complete may stay, one that is not must not be mixed.
     keys = [key for key in plan if key != "everymask" or "files" not in held]
-    differing = [key for key in keys if held.get(key) != plan[key]]
+    differing = [
+        f"{key}: {_shown(held.get(key))} there, {_shown(plan[key])} here" for key in keys if held.get(key) != plan[key]
+    ]
     if differing:
-        why = "; ".join(f"{key}: {_shown(held.get(key))} there, {_shown(plan[key])} here" for key in differing)
+        why = "; ".join(differing) + _other_name(folder, names)
         fix = "Choose another folder, or delete this one."
         raise CheckpointError("the folder holds another packed set", where=folder, why=why, fix=fix)
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        rows = (row.get("name") or f"{row['reader']} {row['root']} {row['split']} ({row['count']})" for row in value)
-        return ", ".join(" ".join(text.split()) for text in rows)
-    return str(value)[:16] or "none"
+    if not isinstance(value, list):
+        return str(value)[:16] or "none"
+    rows = [row.get("name") or f"{row['reader']} {row['root']} {row['split']} ({row['count']})" for row in value[:20]]
+    return ", ".join(" ".join(text.split()) for text in rows) + (", ..." if len(value) > 20 else "")
 
 
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn the system's errors (disk full, no permission) into one that says how to go on."""
-    try:
-        yield
-    except OSError as error:
-        fix = "Mend that and run the same command again: it goes on where it stopped."
-        why = error.strerror or str(error)
-        raise CheckpointError("cannot write the packed set", where=folder, why=why, fix=fix) from error
+def _other_name(folder: Path, names: Sequence[str]) -> str:
+    """The first sample that is another one, as far as the table goes and can be read."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        for index, (line, name) in enumerate(zip((folder / TABLE).read_text().splitlines(), names, strict=False)):
+            if (held := json.loads(line)["name"]) != name:
+                return f"; sample {index} is {held} there, {name} here"
+    return ""
 
 
-def check_source(dataset: Dataset, origin: Dataset, index: int, row: Row) -> None:
-    """Raise `CheckpointError` if a source file of a packed sample is another one now."""
+def check_reading(dataset: Dataset, found: Sequence[Dataset], rows: Sequence[Row], side: int, dtype: str) -> None:
+    """Raise `CheckpointError` unless packed samples still come out of the data set as they did.
+
+    Every source file of every row is compared, and the first sample of each source is read again: a reader with other
+    options (what a pet's border is) has the same files.
+    """
+    seen: set[int] = set()
+    for index, row in enumerate(rows):
+        _check_files(dataset, found[index], index, row)
+        if id(found[index]) not in seen and encode(dataset[index], side, dtype, row.files)[0] != row:
+            why = f"sample {row.name} has other pixels or segments than when it was packed, from the same files"
+            fix = "Use the reader, its options and the versions that it was packed with, or pack into a new folder."
+            raise CheckpointError("the data set is read otherwise now", where=dataset.root, why=why, fix=fix)
+        seen.add(id(found[index]))
+
+
+def _check_files(dataset: Dataset, origin: Dataset, index: int, row: Row) -> None:
     now = source_files(dataset, origin, index)
-    for path, (name, packed), (_, found) in zip(dataset.files(index), row.files, now, strict=False):
-        if packed != found:
-            why = f"sample {row.name}: {name} was packed with SHA-256 {packed[:12]}, now it is {found[:12]}"
+    for path, (name, packed), (_, here) in zip(dataset.files(index), row.files, now, strict=False):
+        if packed != here:
+            why = f"sample {row.name}: {name} was packed with SHA-256 {packed[:12]}, now it is {here[:12]}"
             fix = "Pack into a new folder, or put the old file back."
             raise CheckpointError("a source file has changed since it was packed", where=path, why=why, fix=fix)
 
@@ -183,14 +200,24 @@ class Build:
         self.files: dict[str, IO[bytes]] = {}
 
     def __enter__(self) -> Build:
-        with writing(self.folder):
-            self.files[TABLE] = open(self.folder / TABLE, "a+b")
-            _lock(self.files[TABLE], self.folder)
-            self.ids = read_sealed(self.folder / PROGRESS)["ids"]
-            self._settle_widening()
-            for name in (IMAGES, IDS, ALPHA):
-                self.files[name] = open(self.folder / name, "a+b")
+        try:
+            with writing(self.folder):
+                self._prepare()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
+
+    def _prepare(self) -> None:
+        self._open(TABLE)
+        lock(self.files[TABLE], self.folder)
+        self.ids = read_sealed(self.folder / PROGRESS)["ids"]
+        self._settle_widening()
+        for name in (IMAGES, IDS, ALPHA):
+            self._open(name)
+
+    def _open(self, name: str) -> None:
+        self.files[name] = open(self.folder / name, "a+b")  # noqa: SIM115 (closed by __exit__)
 
     def __exit__(self, *_: object) -> None:
         for file in self.files.values():
@@ -217,13 +244,13 @@ class Build:
         for file in self.files.values():
             file.seek(0)
         table = 0
-        for index, line in enumerate(self.files[TABLE]):
+        for line in self.files[TABLE]:
             row = self._verified(line)
             if row is None:
                 break
-            check_source(self.dataset, self.origins[index], index, row)
             self.rows.append(row)
             table += len(line)
+        check_reading(self.dataset, self.origins, self.rows, self.side, self.plan["dtype"])
         with writing(self.folder):
             for name, size in {TABLE: table, **self.sizes()}.items():
                 self.files[name].truncate(size)
@@ -289,7 +316,7 @@ class Build:
         self.ids = wider
         write_sealed(self.folder / PROGRESS, {**self.plan, "ids": wider})
         self._settle_widening()
-        self.files[IDS] = open(self.folder / IDS, "a+b")
+        self._open(IDS)
 
     def _settle_widening(self) -> None:
         """Put the wider file into its place if it is in force; delete what a cut-off attempt has left."""
@@ -316,28 +343,3 @@ class Build:
             "files": {name: {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for name, p in paths.items()},
         }
         write_sealed(self.folder / MANIFEST, manifest)
-
-
-def require_space(folder: Path, needed: int) -> None:
-    """Raise `CheckpointError` unless `needed` bytes are free."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        why = f"{needed / 1e9:.2f} GB are still to be written, {free / 1e9:.2f} GB are free"
-        fix = "Free some space, or pack with a smaller side or as uint8."
-        raise CheckpointError("the disk is too small", where=folder, why=why, fix=fix)
-
-
-def _lock(file: IO[bytes], folder: Path) -> None:
-    """Keep a second process out; the system lets go when this one ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows.
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise CheckpointError(
-            "another process is packing into this folder", where=folder, fix="Wait for it."
-        ) from error
-    except OSError:  # A file system without locks.
-        return

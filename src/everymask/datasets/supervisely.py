@@ -10,7 +10,7 @@ has no ``classes.json`` and
   their ``classes.json``; as a matte they would be read as an empty picture, while `folder` names the fault.
 
 So soft masks of anything else, in this layout, come out as "person" too: pass ``format="folder"`` where that is wrong.
-There are no splits: "" and "train" are all of it.
+There are no splits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError, ImageError
+from ..errors import ImageError
 from ..image import list_images, read_mask, read_palette
 from .base import pair_by_stem
 from .matte import OPAQUE, PERSON, MatteDataset
@@ -40,14 +40,16 @@ def detect(root: Path) -> str | None:
     return f"masks/{soft.name} is a matte, and there is no classes.json" if soft else None
 
 
+def splits(root: Path) -> tuple[str, ...]:
+    """None: all of it is for training."""
+    return ()
+
+
 class Supervisely(MatteDataset):
     """Persons with soft edges."""
 
     def __init__(self, root: Path, split: str = "") -> None:
-        folder = _pair_folder(root)
-        if folder is None or split not in ("", "train"):
-            why = f"asked for {split!r}; all of it is 'train'" if folder else "images/ and masks/ are not there"
-            raise DataError("no such split" if folder else "no pairs here", where=root, why=why)
+        folder = _pair_folder(root) or root
         pairs = pair_by_stem(list_images(folder / "images"), list_images(folder / "masks"))
         super().__init__(root, split, PERSON, pairs)
 

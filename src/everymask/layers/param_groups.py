@@ -8,7 +8,9 @@ from typing import Any
 from torch import nn
 
 
-def param_groups(model: nn.Module, lr: float, weight_decay: float, rates: Mapping[str, float] = {}) -> list[dict[str, Any]]:
+def param_groups(
+    model: nn.Module, lr: float, weight_decay: float, rates: Mapping[str, float] = {}
+) -> list[dict[str, Any]]:
     """Groups by rate and by decay. Norms, biases and embeddings (at most one axis, or `Embedding`) do not decay.
 
     Args:

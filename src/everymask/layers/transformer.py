@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,7 +39,7 @@ class MLP(nn.Sequential):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, layers: int) -> None:
         dims = [in_dim, *[hidden_dim] * (layers - 1), out_dim]
         modules: list[nn.Module] = []
-        for a, b in zip(dims[:-1], dims[1:], strict=True):
+        for a, b in pairwise(dims):
             modules += [nn.Linear(a, b), nn.ReLU(inplace=True)]
         super().__init__(*modules[:-1])
 

@@ -18,7 +18,7 @@ from ..errors import ModelError
 from ..labels import LabelMap
 
 if TYPE_CHECKING:
-    from torch import nn
+    from ..model import SegmentationModel
 
 
 def list_models() -> list[str]:
@@ -37,12 +37,12 @@ def model_module(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def model_name(model: nn.Module) -> str:
+def model_name(model: SegmentationModel) -> str:
     """The name of a model's system: the inverse of `model_module`."""
     return type(model).__module__.rpartition(".")[2]
 
 
-def create_model(name: str, preset: str = "tiny", *, classes: LabelMap | Iterable[str]) -> nn.Module:
+def create_model(name: str, preset: str = "tiny", *, classes: LabelMap | Iterable[str]) -> SegmentationModel:
     """A model with random weights.
 
     Args:
@@ -56,4 +56,5 @@ def create_model(name: str, preset: str = "tiny", *, classes: LabelMap | Iterabl
     if preset not in module.PRESETS:
         raise ModelError(f"unknown preset of {name}", where=preset, why=f"there are: {', '.join(module.PRESETS)}")
     labels = classes if isinstance(classes, LabelMap) else LabelMap.from_names(classes)
-    return module.Model(module.PRESETS[preset], labels)
+    model: SegmentationModel = module.Model(module.PRESETS[preset], labels)
+    return model

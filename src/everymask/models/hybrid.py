@@ -30,6 +30,7 @@ from ..layers.normalize import Normalize
 from ..layers.param_groups import param_groups
 from ..layers.position import sine_position
 from ..layers.transformer import DecoderLayer
+from ..model import SegmentationModel
 from ..recipe import TrainConfig
 from ..types import Batch, Prediction
 
@@ -66,16 +67,16 @@ PRESETS = {
     "original": Config(mask_dim=384, compat="original"),
     "small": Config(
         image_side=384,
-        widths=(24, 48, 96, 192, 320),
-        blocks=(1, 3, 4, 2),
+        widths=(16, 32, 64, 128, 256),
+        blocks=(1, 2, 3, 2),
         stem_stride=2,
-        pyramid=(48, 96, 128, 160),
+        pyramid=(32, 64, 96, 128),
         dim=128,
         heads=4,
         layers=3,
-        queries=32,
-        mask_dim=48,
-        points=2048,
+        queries=20,
+        mask_dim=32,
+        points=1024,
     ),
     "tiny": Config(
         image_side=64,
@@ -92,7 +93,7 @@ PRESETS = {
     ),
 }
 
-RECIPE = TrainConfig(steps=6000, batch_size=16, lr=1e-3, weight_decay=0.02, warmup=300, ema=0.998)
+RECIPE = TrainConfig(steps=12000, batch_size=8, lr=1e-3, weight_decay=0.02, warmup=300, ema=0.998, scale=(0.7, 1.5))
 
 TASKS = {
     "semantic": partial(postprocess.semantic, reduce="max", background=0.5),
@@ -101,7 +102,7 @@ TASKS = {
 }
 
 
-class Model(nn.Module):
+class Model(SegmentationModel):
     """The hybrid. See the head of this file for the picture.
 
     Args:
@@ -109,8 +110,7 @@ class Model(nn.Module):
     """
 
     def __init__(self, config: Config, labels: LabelMap) -> None:
-        super().__init__()
-        self.config, self.labels = config, labels
+        super().__init__(config, labels)
         self.normalize = Normalize()
         self.encoder = DarkNet(config.widths, config.blocks, config.stem_stride)
         self.skip = 1 if config.compat == "original" else 0
@@ -161,8 +161,8 @@ class Model(nn.Module):
         return original_loss(prediction, batch) if self.skip else self.criterion(prediction, batch)
 
     def param_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Every parameter once, one rate for all: nothing here is pretrained."""
-        return param_groups(self, lr, weight_decay)
+        """Every parameter once; attention learns at a third of the rate that the convolutions stand."""
+        return param_groups(self, lr, weight_decay, rates=dict.fromkeys(("decoder", "query_", "class_head"), 0.3))
 
 
 def original_loss(prediction: Prediction, batch: Batch, points: int = 12544) -> dict[str, Tensor]:

@@ -1,0 +1,42 @@
+"""Writing files whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .errors import WriteError
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Put `data` at `path` in one step; an older file there stays until then. Parent folders are made.
+
+    Raises:
+        WriteError: the system refuses (folder, permissions, space); nothing is left behind.
+    """
+    # Next to the target, because a rename is atomic only within one file system; by chance, for parallel writers.
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        why, fix = error.strerror or str(error), "Check the folder, its permissions and the free space."
+        raise WriteError("cannot write a file", where=path, why=why, fix=fix) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` in UTF-8; file names that are no valid text are escaped rather than refused."""
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """`write_text` of readable JSON."""
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
