@@ -80,7 +80,7 @@ def test_the_point_of_an_interior_pixel_lands_on_its_segment(view: tuple[Size, G
     in_view[y0:y1, x0:x1] = True
     points = pixel_centres(interior & in_view)
     moved = original_ids(geometry.segments(Segments.build(ids, range(4))))
-    x, y = geometry.points(points).round().long().unbind(-1)
+    x, y = geometry.points(points).round().long().numpy().T
     assert moved[y, x].tolist() == ids[interior & in_view].tolist()
 
 
@@ -95,7 +95,7 @@ def test_every_canvas_pixel_shows_the_nearest_photo_pixel(view: tuple[Size, Geom
     photo = geometry.letterbox.to_source(centres) + torch.tensor(geometry.crop[:2])
     # Between two photo pixels either is nearest.
     untied = ((photo - photo.floor() - 0.5).abs() > 1e-3).all(-1)
-    x, y = photo[untied].round().long().unbind(-1)
+    x, y = photo[untied].round().long().numpy().T
     moved = content(geometry, original_ids(geometry.segments(Segments.build(ids, range(4))))).reshape(-1)
     assert moved[untied.numpy()].tolist() == ids[y, x].tolist()
 
@@ -319,7 +319,7 @@ def test_flips_come_as_often_as_asked(flip: float) -> None:
 
 def test_scale_and_stretch_keep_to_their_ranges() -> None:
     rng = np.random.default_rng(0)
-    views = [random_geometry((600, 800), 400, rng, scale=(0.5, 3.0), stretch=0.2) for _ in range(500)]
+    views = [random_geometry((600, 800), 400, rng, scale=(0.5, 3.0), stretch=0.2) for _ in range(2000)]
     x, y = np.array([v.letterbox.scale for v in views]).T
     size = np.sqrt(x * y) / (400 / 800)
     ratio = np.log(y / x)
@@ -329,7 +329,7 @@ def test_scale_and_stretch_keep_to_their_ranges() -> None:
     assert -0.21 < ratio.min() < -0.18
     assert 0.18 < ratio.max() < 0.21
     # Sizes are even in the logarithm: as many below the geometric mean as above.
-    assert np.mean(np.log(size)) == pytest.approx(np.log(1.5) / 2, abs=0.05)
+    assert np.mean(np.log(size)) == pytest.approx(np.log(1.5) / 2, abs=0.04)
 
 
 def test_windows_reach_every_part_of_the_photo() -> None:

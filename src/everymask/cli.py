@@ -117,6 +117,7 @@ def train(
     set: Repeated = (),
     format: str | None = None,
     seed: int = 0,
+    allow_change: bool = False,
 ) -> None:
     """Train a model on folders of images and masks. The same command again resumes.
 
@@ -128,6 +129,7 @@ def train(
         set: a training setting as key=value, repeatable.
         format: data format, found by looking if not given.
         seed: of weights, order and augmentation.
+        allow_change: resume although the settings differ from those the run was started with.
     """
     import torch
 
@@ -140,7 +142,14 @@ def train(
     val = open_where_split(data, "val", format)
     print(f"{len(dataset)} training images, {len(val) if val else 0} for validation; {', '.join(dataset.labels.names)}")
     torch.manual_seed(config.seed)
-    scores = run(create_model(model, preset, classes=dataset.labels), dataset, config, out=out, val=val)
+    scores = run(
+        create_model(model, preset, classes=dataset.labels),
+        dataset,
+        config,
+        out=out,
+        val=val,
+        allow_change=allow_change,
+    )
     print(f"{out}: " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items() if isinstance(v, float)))
 
 

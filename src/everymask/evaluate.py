@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .datasets import Dataset
 from .datasets.base import with_labels
-from .errors import DataError
+from .errors import DataError, UsageError
 from .labels import LabelMap
 from .metrics import BoundaryF, MattingErrors, SemanticIoU
 from .model import SegmentationModel
@@ -33,7 +33,7 @@ def evaluate(
     Raises:
         DataError: the data set has a class that the model does not have.
     """
-    check_classes(model.labels, dataset.labels)
+    check_classes(model.labels, dataset.labels, "evaluation data")
     score = _Scores(model.labels)
     for index, sample in enumerate(dataset):
         truth = with_labels(sample.segments, dataset.labels, model.labels)
@@ -43,13 +43,21 @@ def evaluate(
     return score.compute()
 
 
-def check_classes(known: LabelMap, wanted: LabelMap) -> None:
+def check_classes(known: LabelMap, wanted: LabelMap, where: str) -> None:
     """Raise `DataError` unless each class of the data is one of the model's, by name or synonym."""
     names = {name for label in known for name in (label.name, *label.synonyms)}
     missing = [name for name in wanted.names if name not in names]
     if missing:
         why = f"the model has {', '.join(known.names)}; the data also have {', '.join(missing)}"
-        raise DataError("model and data have different classes", where="evaluate", why=why)
+        fix = "Take a model that has them, train one on these data, or leave these classes out of classes.json."
+        raise DataError("model and data have different classes", where=where, why=why, fix=fix)
+
+
+def check_monitor(name: str, labels: LabelMap) -> None:
+    """Raise `UsageError` unless `name` is a score that every evaluation gives; of all these, higher is better."""
+    known = [key for key, value in _Scores(labels).compute().items() if isinstance(value, float)]
+    if name not in known:
+        raise UsageError("unknown score", where=f"monitor={name}", why=f"there are: {', '.join(known)}")
 
 
 def _predicted(

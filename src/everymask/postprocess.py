@@ -6,9 +6,11 @@ Every function takes one image of a batch and gives `Segments` at the photo's ow
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import UsageError
@@ -17,6 +19,9 @@ from .types import Letterbox, Prediction, Segments
 
 CHUNK_VALUES = 32_000_000
 """Most mask logits alive at once: 128 MB in float32."""
+
+MIN_OBJECT = 0.05
+"""Queries that are less probably an object than this have no say in semantic results."""
 
 
 def semantic(
@@ -36,14 +41,20 @@ def semantic(
     Args:
         background: pixels whose best foreground evidence is below this belong to no class; None assigns every pixel.
     """
-    probability = prediction.class_logits[b].float().softmax(-1)[:, :-1]
-    queries = torch.nonzero(probability.sum(-1) > 0.05 if reduce == "max" else probability.sum(-1) > 0).flatten()
-    evidence = _class_evidence(prediction, b, queries, probability[queries], reduce)
-    evidence = prediction.masks.resample(b, evidence, letterbox.source)
-    best = evidence[:-1].argmax(0)
     if background is not None:
-        best = torch.where(evidence[-1] >= background, best, len(labels))
-    return segments_from_class_map(best, labels, evidence)
+        check_probability("background", background)
+    probability = prediction.class_logits[b].float().softmax(-1)[:, :-1]
+    queries = torch.nonzero(probability.sum(-1) > (MIN_OBJECT if reduce == "max" else -1)).flatten()
+    evidence = _class_evidence(prediction, b, queries, probability[queries], reduce)
+    inside = evidence[-1] >= background if background is not None else torch.ones_like(evidence[-1], dtype=torch.bool)
+    classes = best_somewhere(evidence[:-1], inside)
+    scores = [_mean_where(evidence[k], inside & (evidence[:-1].argmax(0) == k)) for k in classes]
+    ids = torch.ones(letterbox.source, dtype=torch.int32, device=evidence.device)
+    if len(classes) != 1:
+        ids = argmax_ids(prediction.masks.resample(b, evidence[classes], letterbox.source))
+    if background is not None:
+        ids *= prediction.masks.resample(b, evidence[-1:], letterbox.source)[0] >= background
+    return numbered(ids, classes, scores, labels)
 
 
 def _class_evidence(
@@ -57,15 +68,43 @@ def _class_evidence(
     return torch.stack([(column[:, None, None] * masks).amax(0) for column in weights.T])
 
 
-def segments_from_class_map(class_map: Tensor, labels: LabelMap, evidence: Tensor | None = None) -> Segments:
-    """A class map [H, W] (K = background) to one segment a present class, scored by its mean evidence [K+1, H, W]."""
-    present = torch.bincount(class_map.flatten(), minlength=len(labels))[: len(labels)].nonzero().flatten()
-    lookup = torch.zeros(len(labels) + 1, dtype=torch.int32)
-    lookup[present] = torch.arange(1, len(present) + 1, dtype=torch.int32)
-    scores = None
-    if evidence is not None:
-        scores = torch.tensor([float(evidence[k][class_map == k].mean().clamp(max=1)) for k in present])
-    return Segments.build(lookup[class_map], present, labels=labels, scores=scores)
+def best_somewhere(evidence: Tensor, inside: Tensor) -> list[int]:
+    """Classes that are the best of all [K, h, w] in some cell within one cell of `inside` [h, w].
+
+    Only these are upsampled: no interpolated pixel of the region lies between other cells.
+    """
+    near = F.max_pool2d(inside[None].float(), kernel_size=3, stride=1, padding=1)[0] > 0
+    return torch.unique(evidence.argmax(0)[near]).tolist()
+
+
+def argmax_ids(maps: Tensor) -> Tensor:
+    """int32 [H, W]: 1 + index of the highest of the maps [n, H, W], 0 where there is no map.
+
+    A running maximum: one pass a map over memory, where `argmax` over the first axis takes twenty times as long.
+    """
+    if len(maps) == 0:
+        return torch.zeros(maps.shape[-2:], dtype=torch.int32, device=maps.device)
+    best, ids = maps[0].clone(), torch.ones(maps.shape[-2:], dtype=torch.int32, device=maps.device)
+    for n, challenger in enumerate(maps[1:], start=2):
+        ids.masked_fill_(challenger > best, n)
+        torch.maximum(best, challenger, out=best)
+    return ids
+
+
+def numbered(ids: Tensor, classes: Sequence[int], scores: Sequence[float], labels: LabelMap) -> Segments:
+    """Segments from ids 1..n [H, W]; numbers that no pixel has are dropped and the rest closes up."""
+    present = [n for n in range(len(classes)) if bool((ids == n + 1).any())]
+    if len(present) < len(classes):
+        lookup = torch.zeros(len(classes) + 1, dtype=torch.int32)
+        lookup[[n + 1 for n in present]] = torch.arange(1, len(present) + 1, dtype=torch.int32)
+        ids = lookup[ids.long().cpu()]
+    kept = torch.tensor([scores[n] for n in present], dtype=torch.float32)
+    return Segments.build(ids.cpu(), [classes[n] for n in present], labels=labels, scores=kept)
+
+
+def _mean_where(evidence: Tensor, where: Tensor) -> float:
+    """Mean of [h, w] over the cells of `where`, at most 1; 0 where there is none."""
+    return min(1.0, float((evidence * where).sum() / where.sum().clamp(min=1)))
 
 
 def instance(
@@ -93,6 +132,7 @@ def panoptic(
         merge_stuff: queries of one stuff class become one segment.
     """
     check_probability("threshold", threshold)
+    check_probability("overlap", overlap)
     scores, classes = prediction.class_logits[b].float().softmax(-1).max(-1)
     kept = torch.nonzero((classes < len(labels)) & (scores > threshold)).flatten()
     winner, own, areas = paint(prediction, b, kept, scores[kept], letterbox.source)
@@ -170,24 +210,24 @@ def cutout(
     """
     check_probability("threshold", threshold)
     check_probability("mask_threshold", mask_threshold)
+    if classes is not None and not classes:
+        raise UsageError("there is no class to cut out", where="classes", fix="Name one or more, or None for all.")
     chosen = sorted({labels.index(name) for name in classes}) if classes is not None else list(range(len(labels)))
     probability = prediction.class_logits[b].float().softmax(-1)[:, chosen]
     kept = torch.nonzero(probability.sum(-1) > threshold).flatten()
     masks = prediction.masks.decode(b, kept).float().sigmoid()
     winners = probability[kept].argmax(-1)
-    merged = [
-        masks[winners == n].amax(0) if (winners == n).any() else masks.new_zeros(masks.shape[1:])
-        for n in range(len(chosen))
-    ]
-    soft, best = prediction.masks.resample(b, torch.stack(merged), letterbox.source).max(0)
-    class_map = torch.where(soft > mask_threshold, torch.tensor(chosen, device=best.device)[best], len(labels))
-    found = segments_from_class_map(class_map.cpu(), labels)
-    scores = torch.tensor(
-        [float(probability[kept][winners == chosen.index(k)].sum(-1).max()) for k in found.classes.tolist()]
-    )
-    return Segments.build(
-        found.id_map, found.classes, labels=labels, scores=scores, alpha=(soft * 255).round().byte().cpu()
-    )
+    found = torch.unique(winners).tolist()
+    if not found:
+        empty = torch.zeros(letterbox.source, dtype=torch.uint8)
+        return replace(numbered(empty.int(), [], [], labels), alpha=empty)
+    merged = torch.stack([masks[winners == n].amax(0) for n in found])
+    maps = prediction.masks.resample(b, merged, letterbox.source)
+    soft = maps[0] if len(maps) == 1 else maps.amax(0)
+    scores = [float(probability[kept][winners == n].sum(-1).max()) for n in found]
+    ids = argmax_ids(maps).mul_(soft > mask_threshold)
+    segments = numbered(ids, [chosen[n] for n in found], scores, labels)
+    return replace(segments, alpha=soft.mul(255).add_(0.5).byte().cpu())
 
 
 def check_probability(name: str, value: float) -> None:

@@ -72,6 +72,12 @@ class Report:
             self._waiting += time.perf_counter() - start
             yield batch
 
+    def changes(self, step: int, changed: list[str]) -> None:
+        """Write what a resumed run changed of its configuration."""
+        if changed:
+            self._write({"kind": "change", "step": step, "changed": changed})
+            self.screen.say(f"step {step}  changed: {'; '.join(changed)}")
+
     def step(self, step: int, terms: dict[str, float], images: int) -> None:
         """Count one optimizer step; every `log_every` steps write its numbers and speed."""
         self._images += images

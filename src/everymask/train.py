@@ -6,6 +6,7 @@ a run is its step, weights, averaged weights and optimizer: nothing else needs s
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from dataclasses import replace
@@ -19,9 +20,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from .checkpoint import find_training, load_training, model_json, replace_folder, save, save_model_files, save_training
 from .datasets import Dataset, Subset
-from .datasets.loader import training_loader
+from .datasets.loader import training_batches
 from .errors import TrainingError
-from .evaluate import check_classes, evaluate
+from .evaluate import check_classes, check_monitor, evaluate
 from .model import SegmentationModel
 from .models import model_module, model_name
 from .recipe import TrainConfig
@@ -37,6 +38,7 @@ def train(
     *,
     out: str | Path,
     val: Dataset | None = None,
+    allow_change: bool = False,
 ) -> dict[str, Any]:
     """Train `model` in place and keep everything about it in the folder `out`.
 
@@ -46,6 +48,7 @@ def train(
     Args:
         config: None takes the system's ``RECIPE``.
         val: scored every `validate_every` steps; without it the last checkpoint is also the best.
+        allow_change: resume a run in `out` although its configuration was another; the log says what changed.
 
     Returns:
         the best validation scores, or the last training numbers without `val`.
@@ -54,10 +57,14 @@ def train(
         TrainingError: `out` holds a run with another configuration, or a number is not finite.
     """
     config = config or model_module(model_name(model)).RECIPE
-    check_classes(model.labels, dataset.labels)
+    check_classes(model.labels, dataset.labels, "training data")
+    if val is not None:
+        check_classes(model.labels, val.labels, "validation data")
+        check_monitor(config.monitor, model.labels)
     run = Run(model, config, Path(out))
-    run.resume()
+    changed = run.resume(allow_change)
     with Report(run.out, config, first_step=run.step) as report:
+        report.changes(run.step, changed)
         _loop(run, dataset, val, report)
     model.load_state_dict(run.averaged.state_dict())
     model.eval()
@@ -65,8 +72,8 @@ def train(
 
 
 def _loop(run: Run, dataset: Dataset, val: Dataset | None, report: Report) -> None:
-    loader = training_loader(dataset, run.config, run.model.config.image_side, run.step)
-    batches = report.timed(iter(loader))
+    model = run.model
+    batches = report.timed(training_batches(dataset, run.config, model.labels, model.config.image_side, run.step))
     chosen = spread(val, run.config.max_val) if val is not None else None
     while run.step < run.config.steps and not run.stale:
         parts = [next(batches) for _ in range(run.config.accumulate)]
@@ -177,23 +184,26 @@ class Run:
 
     def judge(self, scores: dict[str, Any]) -> None:
         """Remember whether these validation scores are the best so far."""
-        key = self.config.monitor
-        self.improved = not self.best or scores[key] > self.best[key]
+        before = self.best.get(self.config.monitor, math.nan)
+        self.improved = math.isnan(before) or scores[self.config.monitor] > before
         self.waited = 0 if self.improved else self.waited + 1
         if self.improved:
             self.best = {"step": self.step} | {k: v for k, v in scores.items() if isinstance(v, (int, float))}
 
     def save(self) -> None:
-        """Write ``last`` (with the optimizer) and, after an improvement, ``best``."""
+        """Write ``best`` after an improvement, then ``last`` (with the optimizer).
+
+        In this order, because resuming trusts ``last``: stopped in between, the run comes past here again.
+        """
         extra = {"step": self.step, "recipe": self.config.to_json(), "metrics": self.best}
 
         def write(folder: Path) -> None:
             save_model_files(self.averaged, folder, extra)
             save_training(folder, self._tensors(), self._progress())
 
-        replace_folder(self.out / "last", write)
         if self.improved:
             save(self.averaged, self.out / "best", extra=extra)
+        replace_folder(self.out / "last", write)
 
     def _progress(self) -> dict[str, Any]:
         return {
@@ -212,18 +222,24 @@ class Run:
             state |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
         return state
 
-    def resume(self) -> None:
+    def resume(self, allow_change: bool = False) -> list[str]:
         """Go on where ``out/last`` stopped, if there is one.
+
+        Returns:
+            what differs from the configuration it was made with; empty unless `allow_change`.
 
         Raises:
             TrainingError: it was made with another configuration; the message shows what differs.
         """
         folder = find_training(self.out)
         if folder is None:
-            return
+            return []
         tensors, progress = load_training(folder)
-        check_same(progress["config"], self.config.to_json(), folder)
-        check_same(progress["model"], model_json(self.model), folder)
+        changed = differences(progress["config"], self.config.to_json())
+        if not allow_change:
+            refuse(changed, folder)
+        # As it will be read back: JSON knows no tuples.
+        refuse(differences(progress["model"], json.loads(json.dumps(model_json(self.model)))), folder)
         self.model.load_state_dict(_strip(tensors, "model."))
         self.average.module.load_state_dict(_strip(tensors, "average."))
         self.average.n_averaged.copy_(tensors["averaged_steps"])
@@ -231,6 +247,7 @@ class Run:
         state["state"] = _optimizer_slots(tensors)
         self.optimizer.load_state_dict(state)
         self.step, self.best, self.waited = progress["step"], progress["best"], progress["waited"]
+        return changed
 
 
 def rate_factor(step: int, config: TrainConfig) -> float:
@@ -258,11 +275,15 @@ def check_finite(losses: dict[str, Tensor], batch: Batch) -> None:
         )
 
 
-def check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """Raise `TrainingError` that shows what differs between a run's configuration and today's."""
-    changed = [f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in {**before, **now} if before.get(k) != now.get(k)]
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """ "name: before -> now" for each entry that differs."""
+    return [f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in {**before, **now} if before.get(k) != now.get(k)]
+
+
+def refuse(changed: list[str], folder: Path) -> None:
+    """Raise `TrainingError` that shows what differs between a run's configuration and today's, if anything does."""
     if changed:
-        fix = "Give the same settings to resume, or another --out for a new run."
+        fix = "Give the same settings to resume, another --out for a new run, or --allow-change."
         raise TrainingError("this folder holds another run", where=folder, why="; ".join(changed)[:500], fix=fix)
 
 

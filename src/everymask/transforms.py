@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
 from torch import Tensor
 
 from .types import VOID, Batch, Letterbox, Sample, Segments
@@ -33,12 +33,15 @@ class Geometry:
         return cls((0, 0, source[1], source[0]), Letterbox.fit(source, side, multiple))
 
     def image(self, image: np.ndarray) -> Tensor:
-        """uint8 [H, W, 3] -> uint8 [3, canvas], antialiased, zeros beyond the content."""
+        """uint8 [H, W, 3] -> uint8 [3, canvas], antialiased bilinear, zeros beyond the content."""
         height, width = self.letterbox.content
-        resized = np.asarray(Image.fromarray(self._cut(image)).resize((width, height), Image.Resampling.BILINEAR))
-        canvas = np.zeros((*self.letterbox.canvas, 3), np.uint8)
-        canvas[:height, :width] = resized[:, ::-1] if self.flip else resized
-        return torch.from_numpy(canvas).permute(2, 0, 1)
+        x0, y0, x1, y1 = self.crop
+        # A view in the photo's own memory order: PyTorch resizes uint8 pixels eight times as fast as Pillow this way.
+        pixels = torch.from_numpy(_writable(image[y0:y1, x0:x1])).permute(2, 0, 1)[None]
+        resized = F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)[0]
+        canvas = torch.zeros(3, *self.letterbox.canvas, dtype=torch.uint8)
+        canvas[:, :height, :width] = resized.flip(-1) if self.flip else resized
+        return canvas
 
     def labels(self, values: Tensor, fill: int) -> Tensor:
         """Integer maps [..., H, W] -> [..., canvas] by nearest pixel, `fill` beyond the content."""
@@ -59,8 +62,11 @@ class Geometry:
 
     def boxes(self, boxes: Tensor) -> Tensor:
         """Photo boxes [..., 4] (x0, y0, x1, y1), corners inclusive -> canvas boxes, corners in order."""
-        corners = self.points(boxes.unflatten(-1, (2, 2)))
-        return torch.cat([corners.amin(-2), corners.amax(-2)], dim=-1)
+        # Edges move, not the centres of corner pixels: these have other edges at another scale.
+        edges = self.points((boxes + boxes.new_tensor([-1, -1, 1, 1]) / 2).unflatten(-1, (2, 2)))
+        low, high = edges.amin(-2), edges.amax(-2)
+        half_pixel = ((high - low) / 2).clamp(max=0.5)
+        return torch.cat([low + half_pixel, high - half_pixel], dim=-1)
 
     def segments(self, segments: Segments) -> Segments:
         """Truth on the canvas: void beyond the content; segments that fell outside are dropped and ids renumbered."""
@@ -68,9 +74,10 @@ class Geometry:
         alpha = None if segments.alpha is None else self.labels(segments.alpha, fill=0)
         return drop_absent(replace(segments, id_map=ids, alpha=alpha))
 
-    def _cut(self, image: np.ndarray) -> np.ndarray:
-        x0, y0, x1, y1 = self.crop
-        return np.ascontiguousarray(image[y0:y1, x0:x1])
+
+def _writable(image: np.ndarray) -> np.ndarray:
+    """The same array, or a copy of one that is read-only (a memory map): a tensor cannot promise not to write."""
+    return image if image.flags.writeable else image.copy()
 
 
 def _nearest(start: int, stop: int, count: int) -> Tensor:

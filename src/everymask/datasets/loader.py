@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,24 +15,35 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from ..errors import EverymaskError
+from ..labels import LabelMap
 from ..recipe import TrainConfig
 from ..transforms import Geometry, collate, random_geometry
 from ..types import Batch, Sample
-from .base import Dataset
+from .base import Dataset, with_labels
 
 Draw = tuple[int, int, int]
 """(sample index, how often the data were gone through before, canvas side)."""
 
 
 class Draws(TorchDataset[Any]):
-    """Samples with a random view each, drawn from (seed, epoch, index)."""
+    """Samples in the classes of `labels` with a random view each, drawn from (seed, epoch, index).
 
-    def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
-        self.dataset, self.config = dataset, config
+    A sample that cannot be read comes out as its error: one raised in a loader process would arrive as a traceback.
+    """
 
-    def __getitem__(self, draw: Draw) -> tuple[Sample, Geometry]:
-        index, epoch, side = draw
+    def __init__(self, dataset: Dataset, config: TrainConfig, labels: LabelMap) -> None:
+        self.dataset, self.config, self.labels = dataset, config, labels
+
+    def __getitem__(self, draw: Draw) -> tuple[Sample, Geometry] | EverymaskError:
+        try:
+            return self._view(*draw)
+        except EverymaskError as error:
+            return error
+
+    def _view(self, index: int, epoch: int, side: int) -> tuple[Sample, Geometry]:
         sample = self.dataset[index]
+        sample = replace(sample, segments=with_labels(sample.segments, self.dataset.labels, self.labels))
         rng = np.random.default_rng((self.config.seed, epoch, index))
         size = sample.image.shape[0], sample.image.shape[1]
         return sample, random_geometry(size, side, rng, scale=self.config.scale, flip=self.config.flip)
@@ -69,7 +81,12 @@ class Collate:
     def __init__(self, semantic: bool) -> None:
         self.semantic = semantic
 
-    def __call__(self, pairs: list[tuple[Sample, Geometry]]) -> Batch:
+    def __call__(self, views: list[tuple[Sample, Geometry] | EverymaskError]) -> Batch | EverymaskError:
+        pairs = []
+        for view in views:
+            if isinstance(view, EverymaskError):
+                return view
+            pairs.append(view)
         samples, geometries = zip(*pairs, strict=True)
         if self.semantic:
             samples = tuple(_merged(sample) for sample in samples)
@@ -80,11 +97,17 @@ def _merged(sample: Sample) -> Sample:
     return Sample(sample.image, sample.segments.merged_by_class(), sample.name)
 
 
-def training_loader(dataset: Dataset, config: TrainConfig, model_side: int, first_step: int) -> DataLoader[Batch]:
-    """Batches of steps `first_step`, `first_step` + 1, ..., `accumulate` of them a step."""
+def training_batches(
+    dataset: Dataset, config: TrainConfig, labels: LabelMap, model_side: int, first_step: int
+) -> Iterator[Batch]:
+    """Batches of steps `first_step`, `first_step` + 1, ..., `accumulate` of them a step; classes are those of `labels`.
+
+    Raises:
+        EverymaskError: a sample cannot be read.
+    """
     workers = default_workers() if config.workers < 0 else config.workers
-    return DataLoader(
-        Draws(dataset, config),
+    loader: DataLoader[Batch | EverymaskError] = DataLoader(
+        Draws(dataset, config, labels),
         batch_sampler=Batches(len(dataset), config, model_side, first_step),
         collate_fn=Collate(config.targets == "semantic"),
         num_workers=workers,
@@ -92,6 +115,10 @@ def training_loader(dataset: Dataset, config: TrainConfig, model_side: int, firs
         worker_init_fn=_yield_cores,
         prefetch_factor=6 if workers else None,
     )
+    for batch in loader:
+        if isinstance(batch, EverymaskError):
+            raise batch
+        yield batch
 
 
 def default_workers() -> int:

@@ -319,11 +319,9 @@ class Build:
         self._open(IDS)
 
     def _settle_widening(self) -> None:
-        """Put the wider file into its place if it is in force; delete what a cut-off attempt has left."""
+        """Put the wider file into its place if it is in force; one that is not will be written anew."""
         if (self.folder / f"{IDS}.{self.ids}").exists():
             os.replace(self.folder / f"{IDS}.{self.ids}", self.folder / IDS)
-        for name in ID_DTYPES:
-            (self.folder / f"{IDS}.{name}").unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Everything to the disk, then the manifest."""
