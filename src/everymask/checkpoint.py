@@ -5,6 +5,7 @@ A training run keeps its optimizer state beside them in the same two kinds of fi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .errors import CheckpointError, ModelError
+from .errors import CheckpointError, EverymaskError, ModelError, WriteError
 from .files import write_json
 from .labels import LabelMap
 from .model import SegmentationModel
@@ -27,6 +28,7 @@ from .models import model_module, model_name
 
 SCHEMA = 1
 BUNDLED = Path(__file__).parent / "weights"
+COPY_AGAIN = "Copy the checkpoint again or use another one."
 
 
 def bundled_models() -> list[str]:
@@ -45,11 +47,9 @@ def load(source: str | Path, device: str = "cpu") -> SegmentationModel:
     """
     folder = find_model(source)
     card = read_card(folder)
-    module = model_module(card["model"])
-    model: SegmentationModel = module.Model(
-        config_from_json(module, card["config"]), LabelMap.from_json(card["classes"])
-    )
-    load_weights(model, module.convert(read_tensors(folder / "model.safetensors")), folder)
+    model = _build(card, folder)
+    tensors = read_tensors(folder / "model.safetensors", card.get("sha256"))
+    load_weights(model, model_module(card["model"]).convert(tensors), folder)
     model.card = card
     # Channels last is the faster memory order of convolutions on CPUs and GPUs alike.
     return model.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -81,24 +81,44 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
+def _build(card: Mapping[str, Any], folder: Path) -> SegmentationModel:
+    """The model of a card, with random weights."""
+    try:
+        module = model_module(card["model"])
+        model: SegmentationModel = module.Model(
+            config_from_json(module, card["config"]), LabelMap.from_json(card["classes"])
+        )
+    except Exception as error:  # Wrong values make a constructor fail in nearly every way there is.
+        why = str(error) if isinstance(error, EverymaskError) else f"{type(error).__name__}: {error}"
+        raise CheckpointError("model.json describes no model", where=folder, why=why, fix=COPY_AGAIN) from error
+    return model
+
+
 def config_from_json(module: Any, data: Mapping[str, Any]) -> Any:
     """A system's ``Config`` from its JSON form; lists become tuples."""
-    try:
-        return module.Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})
-    except TypeError as error:
-        raise CheckpointError(
-            "the configuration is not this system's", where=module.__name__, why=str(error)
-        ) from error
+    return module.Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, half precision widened to float32."""
+def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, half precision widened to float32.
+
+    Raises:
+        CheckpointError: the file is damaged, or not the one that has this checksum.
+    """
     try:
+        if sha256 and sha256 != file_hash(path):
+            raise ValueError(f"the checksum is {file_hash(path)[:12]}..., not {sha256[:12]}...: damaged or exchanged")
         tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        fix = "Copy the checkpoint again or use another one."
-        raise CheckpointError("cannot read the weights", where=path, why=str(error), fix=fix) from error
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        why = str(error) or type(error).__name__
+        raise CheckpointError("cannot read the weights", where=path, why=why, fix=COPY_AGAIN) from error
     return {name: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for name, t in tensors.items()}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_weights(model: SegmentationModel, state: Mapping[str, Tensor], where: object) -> None:
@@ -156,40 +176,79 @@ def save_model_files(
     if half:
         state = {name: t.half() if t.is_floating_point() and t.ndim > 1 else t for name, t in state.items()}
     save_file(state, folder / "model.safetensors")
-    write_json(folder / "model.json", model_json(model, extra))
+    write_json(folder / "model.json", model_json(model, extra) | {"sha256": file_hash(folder / "model.safetensors")})
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a new folder, then put it in the place of `folder`."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    """Let `write` fill a new folder, then put it in the place of `folder`.
+
+    Raises:
+        WriteError: the system refuses, or `folder` holds something that is no checkpoint; it stays as it was.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "model.json").is_file()):
+        why, fix = "it exists and is no checkpoint, which is all that may be replaced", "Give another folder."
+        raise WriteError("cannot write a checkpoint", where=folder, why=why, fix=fix)
     try:
-        write(fresh)
-        fresh.chmod(0o755)
-        old = fresh.with_name(fresh.name + "-old")
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(fresh, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{folder.name}-"
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as place:
+            _exchange(folder, Path(place), write)
+    except (OSError, SafetensorError) as error:
+        fix = "Check the folder, its permissions and the free space."
+        raise WriteError("cannot write a checkpoint", where=folder, why=str(error), fix=fix) from error
     return folder
+
+
+def _exchange(folder: Path, place: Path, write: Callable[[Path], None]) -> None:
+    """Fill ``place/new``, move `folder` to ``place/old`` and ``place/new`` to `folder`."""
+    new, old = place / "new", place / "old"
+    new.mkdir()
+    write(new)
+    if folder.exists():
+        os.rename(folder, old)
+    try:
+        os.rename(new, folder)
+    except BaseException:
+        if old.exists():
+            os.rename(old, folder)
+        raise
+
+
+def recover_folder(folder: Path) -> None:
+    """Clear away what a process that was killed within `replace_folder` left: put `folder` back if it was between the
+    two renames, drop what it had begun to write."""
+    for place in folder.parent.glob(f".{folder.name}-*"):
+        if (place / "old").is_dir() and not folder.exists():
+            os.rename(place / "old", folder)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def save_training(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
     """Optimizer state and progress, for `load_training`."""
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / "training.safetensors")
-    write_json(folder / "training.json", progress)
+    path = folder / "training.safetensors"
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+    write_json(folder / "training.json", {**progress, "sha256": file_hash(path)})
 
 
 def find_training(out: Path) -> Path | None:
     """The folder in `out` that `save_training` wrote to last, None for a new run."""
+    for name in ("best", "last"):
+        recover_folder(out / name)
     return out / "last" if (out / "last" / "training.json").is_file() else None
 
 
 def load_training(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `save_training` wrote."""
+    """What `save_training` wrote.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
     try:
-        return load_file(folder / "training.safetensors"), json.loads((folder / "training.json").read_text())
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError("cannot read the training state", where=folder, why=str(error)) from error
+        progress = json.loads((folder / "training.json").read_text())
+        missing = {"step", "best", "waited", "config", "model"} - set(progress)
+        if missing or not isinstance(progress, dict):
+            raise ValueError(f"training.json lacks {', '.join(sorted(missing)) or 'everything'}")
+        return read_tensors(folder / "training.safetensors", progress.get("sha256")), progress
+    except (ValueError, TypeError, OSError) as error:
+        fix = "Move this folder away to begin anew; best/ may still be whole."
+        raise CheckpointError("cannot read the training state", where=folder, why=str(error), fix=fix) from error

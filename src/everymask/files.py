@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
 from contextlib import suppress
@@ -38,5 +39,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """`write_text` of readable JSON."""
-    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    """`write_text` of readable, strict JSON: numbers that are not finite become null."""
+    write_text(path, json.dumps(_strict(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _strict(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _strict(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_strict(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -74,6 +74,8 @@ class TrainConfig:
         for name in ("flip", "color", "grow_until", "final_lr"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError("a setting is out of range", where=name, why=f"{getattr(self, name)} is not in 0..1")
+        if self.start_side % 32:
+            raise UsageError("a setting is out of range", where="start_side", why=f"{self.start_side} is not n x 32")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise UsageError("a setting is out of range", where="scale", why=f"{self.scale} is not 0 < low <= high")
         if self.targets not in ("semantic", "instance"):
@@ -91,7 +93,8 @@ class TrainConfig:
         if not self.start_side or self.start_side >= full:
             return full
         progress = min(1.0, step / max(1.0, self.grow_until * self.steps))
-        return self.start_side + round((full - self.start_side) * progress / 32) * 32
+        grown = self.start_side + round((full - self.start_side) * progress / 32) * 32
+        return full if progress == 1 else min(full, grown)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, in field order."""
@@ -128,4 +131,5 @@ def _parse(text: str, hints: dict[str, Any]) -> tuple[str, Any]:
             return name, (float(low), float(high))
         return name, kind(value) if kind in (int, float) else value
     except (KeyError, ValueError) as error:
-        raise UsageError("a setting has the wrong type", where=text, why=f"expected {kind}") from error
+        expected = kind.__name__ if isinstance(kind, type) else kind
+        raise UsageError("a setting has the wrong type", where=text, why=f"expected {expected}") from error

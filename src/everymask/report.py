@@ -20,6 +20,7 @@ from .datasets import Dataset
 from .datasets.base import with_labels
 from .drawing import contact_sheet
 from .errors import UsageError
+from .files import write_text
 from .image import write_png
 from .model import SegmentationModel
 from .predict import predict
@@ -47,11 +48,9 @@ class Report:
         self._window_start, self._waiting, self._images = time.perf_counter(), 0.0, 0
 
     def __enter__(self) -> Report:
-        self.out.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_log(self.out) if row["step"] <= self.first_step]
-        self._file = (self.out / "log.jsonl").open("w", buffering=1)
-        for row in kept:
-            self._file.write(json.dumps(row) + "\n")
+        write_text(self.out / "log.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = (self.out / "log.jsonl").open("a", buffering=1)
         self.screen.start()
         return self
 
@@ -105,13 +104,12 @@ class Report:
         pictures = [overlay(image, truth) for image, truth in zip(images[:12], batch.truth(), strict=False)]
         write_png(self.out / "samples.png", np.asarray(contact_sheet(pictures, list(batch.names[:12]), columns=4)))
 
-    def predictions(
-        self, model: SegmentationModel, val: Dataset, scores: dict[str, Any], side: int, count: int = 6
-    ) -> None:
+    def predictions(self, model: SegmentationModel, val: Dataset, scores: dict[str, Any], side: int) -> None:
         """``validation.png``: truth, prediction and errors, from the worst image to the best."""
         rows = scores["per_image"]
-        order = sorted(range(len(rows)), key=lambda index: rows[index]["foreground_iou"])
-        chosen = [order[n * (len(order) - 1) // (SHOWN_IMAGES - 1)] for n in range(min(SHOWN_IMAGES, len(order)))]
+        order = sorted(range(len(rows)), key=lambda index: np.nan_to_num(rows[index]["foreground_iou"], nan=1.0))
+        count = min(SHOWN_IMAGES, len(order))
+        chosen = [order[n * (len(order) - 1) // max(1, count - 1)] for n in range(count)]
         sheet = []
         for index in chosen:
             sample = val[index]

@@ -188,7 +188,8 @@ class Run:
         self.improved = math.isnan(before) or scores[self.config.monitor] > before
         self.waited = 0 if self.improved else self.waited + 1
         if self.improved:
-            self.best = {"step": self.step} | {k: v for k, v in scores.items() if isinstance(v, (int, float))}
+            numbers = {k: v for k, v in scores.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+            self.best = {"step": self.step} | numbers
 
     def save(self) -> None:
         """Write ``best`` after an improvement, then ``last`` (with the optimizer).

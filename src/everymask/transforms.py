@@ -34,12 +34,19 @@ class Geometry:
 
     def image(self, image: np.ndarray) -> Tensor:
         """uint8 [H, W, 3] -> uint8 [3, canvas], antialiased bilinear, zeros beyond the content."""
+        # A view in the photo's own memory order: PyTorch resizes uint8 pixels eight times as fast as Pillow this way.
+        return self._resampled(torch.from_numpy(_writable(image)).permute(2, 0, 1))
+
+    def alpha(self, alpha: Tensor) -> Tensor:
+        """uint8 matte [H, W] -> [canvas], resampled like the image that it belongs to."""
+        return self._resampled(alpha[None])[0]
+
+    def _resampled(self, values: Tensor) -> Tensor:
         height, width = self.letterbox.content
         x0, y0, x1, y1 = self.crop
-        # A view in the photo's own memory order: PyTorch resizes uint8 pixels eight times as fast as Pillow this way.
-        pixels = torch.from_numpy(_writable(image[y0:y1, x0:x1])).permute(2, 0, 1)[None]
-        resized = F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)[0]
-        canvas = torch.zeros(3, *self.letterbox.canvas, dtype=torch.uint8)
+        cut = values[None, :, y0:y1, x0:x1]
+        resized = F.interpolate(cut, size=(height, width), mode="bilinear", antialias=True)[0]
+        canvas = values.new_zeros(len(values), *self.letterbox.canvas)
         canvas[:, :height, :width] = resized.flip(-1) if self.flip else resized
         return canvas
 
@@ -50,7 +57,8 @@ class Geometry:
         rows, columns = _nearest(y0, y1, height), _nearest(x0, x1, width)
         columns = columns.flip(0) if self.flip else columns
         canvas = values.new_full((*values.shape[:-2], *self.letterbox.canvas), fill)
-        canvas[..., :height, :width] = values[..., rows[:, None], columns]
+        # One axis after the other: less than half the time of a two-dimensional gather.
+        canvas[..., :height, :width] = values.index_select(-2, rows).index_select(-1, columns)
         return canvas
 
     def points(self, points: Tensor) -> Tensor:
@@ -71,7 +79,7 @@ class Geometry:
     def segments(self, segments: Segments) -> Segments:
         """Truth on the canvas: void beyond the content; segments that fell outside are dropped and ids renumbered."""
         ids = self.labels(segments.id_map, fill=VOID)
-        alpha = None if segments.alpha is None else self.labels(segments.alpha, fill=0)
+        alpha = None if segments.alpha is None else self.alpha(segments.alpha)
         return drop_absent(replace(segments, id_map=ids, alpha=alpha))
 
 
@@ -89,6 +97,8 @@ def drop_absent(segments: Segments) -> Segments:
     """Without the rows that no pixel belongs to; ids renumbered in order."""
     counts = torch.bincount(segments.id_map.flatten().clamp(min=0), minlength=len(segments) + 1)[1:]
     present = counts > 0
+    if bool(present.all()):
+        return segments
     new_ids = torch.cumsum(present, 0).to(torch.int32)
     # Ids -1 and 0 read the two last entries: void and background stay what they are.
     lookup = torch.cat([new_ids, torch.tensor([VOID, 0], dtype=torch.int32)])

@@ -174,7 +174,7 @@ class Segments:
         _check_table(ids, rows, labels)
         things = [labels[int(k)].is_thing if labels else True for k in rows]
         is_crowd = torch.zeros(len(rows), dtype=torch.bool) if crowd is None else torch.as_tensor(crowd).bool()
-        matte = None if alpha is None else torch.as_tensor(alpha)
+        matte = _tensor(alpha)
         _check_shape("crowd", is_crowd, rows.shape)
         _check_shape("scores", scores, rows.shape)
         _check_shape("alpha", matte, ids.shape[-2:])
@@ -254,17 +254,6 @@ def _tensor(values: Tensor | np.ndarray | None) -> Tensor | None:
     if isinstance(values, np.ndarray) and not values.flags.writeable:
         values = values.copy()
     return None if values is None else torch.as_tensor(values)
-
-
-def _check_shapes(segments: Segments) -> None:
-    count = len(segments)
-    for name, column in (("crowd", segments.is_crowd), ("scores", segments.scores)):
-        if column is not None and column.shape != (count,):
-            why = f"{name} has shape {tuple(column.shape)}, the table has {count} rows"
-            raise DataError("a column of the segment table has the wrong length", where="Segments", why=why)
-    if segments.alpha is not None and segments.alpha.shape != segments.size:
-        why = f"the matte is {tuple(segments.alpha.shape)}, the id map {segments.size}"
-        raise DataError("matte and id map differ in size", where="Segments", why=why)
 
 
 def _check_table(ids: Tensor, rows: Tensor, labels: LabelMap | None) -> None:

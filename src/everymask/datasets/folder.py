@@ -52,6 +52,7 @@ class Folder(PairDataset):
             labels, self.void, background = labels_from_json(table)
             self.values = {int(label.raw_pixel or 0): k for k, label in enumerate(labels)}
             self.known = (*self.values, *self.void, *background)
+            _check_distinct([int(label.raw_pixel or 0) for label in labels], self.void, background, table)
         else:
             labels, self.values = LabelMap.from_names(["foreground"]), {1: 0, 255: 0}
         super().__init__(root, split, labels, pairs)
@@ -76,16 +77,21 @@ def labels_from_json(path: Path) -> tuple[LabelMap, tuple[int, ...], tuple[int, 
     """Class table, void values and background values of a ``classes.json``.
 
     Raises:
-        DataError: it is not JSON, or an entry lacks its name; the message says which.
+        DataError: it is not JSON, or an entry lacks its name or is of another type; the message says which.
     """
     try:
         data: Any = json.loads(path.read_text())
     except ValueError as error:
         raise DataError("cannot read the class table", where=path, why=str(error)) from error
     rows = data.get("classes", []) if isinstance(data, dict) else data
+    if not isinstance(rows, list) or not rows:
+        raise DataError("expected a list of classes", where=path, why=f"found {rows!r}")
     labels = LabelMap(tuple(_label(row, k, path) for k, row in enumerate(rows)))
     options = data if isinstance(data, dict) else {}
-    return labels, tuple(options.get("void", [255])), tuple(options.get("background", []))
+    background = _values(options.get("background", []), "background", path)
+    # 255 is void where nothing is said and nothing else has this value.
+    usual = [v for v in (255,) if v not in background and v not in {label.raw_pixel for label in labels}]
+    return labels, _values(options.get("void", usual), "void", path), background
 
 
 def _label(row: Any, index: int, path: Path) -> Label:
@@ -93,8 +99,25 @@ def _label(row: Any, index: int, path: Path) -> Label:
         row = {"name": row}
     if not isinstance(row, dict) or "name" not in row:
         raise DataError("a class needs a name", where=path, why=f"entry {index} is {row!r}")
+    _values([row.get("value", index)], "value", path)
+    if "color" in row and len(_values(row["color"], "color", path)) != 3:
+        raise DataError("a colour has three numbers", where=path, why=f"entry {index} is {row!r}")
     label = Label(row["name"], distinct_color(index), not row.get("stuff", False), raw_pixel=row.get("value", index))
     return replace(label, color=tuple(row["color"])) if "color" in row else label
+
+
+def _values(values: Any, name: str, path: Path) -> tuple[int, ...]:
+    if not isinstance(values, list) or not all(type(v) is int and v >= 0 for v in values):
+        raise DataError("expected whole numbers", where=path, why=f'"{name}" is {values!r}', fix="As in [0, 255].")
+    return tuple(values)
+
+
+def _check_distinct(classes: Sequence[int], void: Sequence[int], background: Sequence[int], path: Path) -> None:
+    every = [*classes, *set(void), *set(background)]
+    repeated = sorted({value for value in every if every.count(value) > 1})
+    if repeated:
+        why = f"{', '.join(map(str, repeated))} among classes, void and background"
+        raise DataError("a pixel value has two meanings", where=path, why=why, fix="Give each value once.")
 
 
 def open_split(root: Path, split: str) -> Folder:

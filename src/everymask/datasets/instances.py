@@ -51,9 +51,18 @@ def read_labels(root: Path) -> LabelMap:
     if (root / "classes.json").is_file():
         return labels_from_json(root / "classes.json")[0]
     if (root / "data.yaml").is_file():
-        names = (yaml.safe_load((root / "data.yaml").read_text()) or {}).get("names", [])
-        return LabelMap.from_names(names.values() if isinstance(names, dict) else names)
+        names = _yaml_names(root / "data.yaml")
+        return LabelMap.from_names(names or ["object"])
     return LabelMap.from_names(["object"])
+
+
+def _yaml_names(path: Path) -> list[str]:
+    """The class names of a ``data.yaml``: a list, or a dictionary by number."""
+    try:
+        names = (yaml.safe_load(path.read_text()) or {}).get("names", [])
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
+        raise DataError("cannot read the class names", where=path, why=str(error)) from error
+    return [str(name) for name in (names.values() if isinstance(names, dict) else names)]
 
 
 def open_split(root: Path, split: str) -> Instances:

@@ -68,6 +68,8 @@ def resample_content(maps: Tensor, content: Size, stride: tuple[float, float], s
     The last cell may reach beyond the content. Resampling by the exact scale and cutting the few pixels too many
     gives each output pixel its true position; stretching whole cells over `size` would shift it.
     """
+    if len(maps) == 0:
+        return maps.new_zeros((0, *size))
     scale = [out * step / length for out, step, length in zip(size, stride, content, strict=True)]
     return _cover(F.interpolate(maps[None], scale_factor=scale, mode="bilinear", align_corners=False)[0], size)
 
