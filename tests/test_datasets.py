@@ -88,7 +88,7 @@ def test_a_class_table_gives_values_their_meaning(tmp_path: Path) -> None:
     assert ids_of(second) == [[1, 1]]
     assert [(s.label, s.class_index) for s in second.segments] == [("car", 1)]
     assert first.segments.labels is not None
-    assert [(k.color, k.raw_pixel) for k in first.segments.labels][0] == ((1, 2, 3), 3)
+    assert (first.segments.labels[0].color, first.segments.labels[0].raw_pixel) == ((1, 2, 3), 3)
 
 
 def test_palette_masks_are_read_as_indices(tmp_path: Path) -> None:
@@ -460,7 +460,7 @@ class Drawn(Dataset):
         ids = np.zeros(self.size, np.int32)
         ids[2:9, 3:12], ids[11:18, 3:28] = 1, 2
         segments = Segments.build(ids, [self.classes[index]] * 2, labels=self.labels)
-        return Sample(np.full((*self.size, 3), index, np.uint8), segments, self.names[index])
+        return Sample(np.full((*self.size, 3), 50 + index, np.uint8), segments, self.names[index])
 
     def files(self, index: int) -> tuple[Path, ...]:
         return (self.root / self.names[index],)

@@ -723,3 +723,14 @@ def test_refused_image_leaves_no_trace(kind: str) -> None:
     with pytest.raises(UsageError):
         metric.update(np.asarray(first)[:-1], *rest)
     np.testing.assert_equal(metric.state(), before)
+
+
+def test_boundary_that_lies_in_void_cannot_be_measured() -> None:
+    true = np.zeros((9, 9), bool)
+    true[3:6, 3:6] = True
+    around = np.zeros((9, 9), bool)
+    around[2:7, 2:7] = True
+    valid = ~around | true
+    row = BoundaryF().update(true, true, valid)
+    assert all(math.isnan(value) for value in row.values())
+    assert BoundaryF().update(true, true)["boundary_f"] == 1

@@ -27,7 +27,10 @@ CAT, DOG, SKY, NOTHING = range(4)
 SIZE = (5, 5)
 BOX = Letterbox(SIZE, SIZE, SIZE)
 DECIDERS: dict[str, Callable[..., Segments]] = {
-    "semantic": semantic, "panoptic": panoptic, "instance": instance, "cutout": cutout
+    "semantic": semantic,
+    "panoptic": panoptic,
+    "instance": instance,
+    "cutout": cutout,
 }
 
 
@@ -65,7 +68,7 @@ def predicted(masks: Sequence[np.ndarray], classes: Sequence[int], probability: 
 def asked(prediction: Prediction) -> list[int]:
     """Queries that were decoded, chunks joined."""
     assert isinstance(prediction.masks, DrawnMasks)
-    return sum(prediction.masks.asked, [])
+    return list(itertools.chain.from_iterable(prediction.masks.asked))
 
 
 def random_prediction(seed: int, queries: int = 7, size: tuple[int, int] = SIZE, spread: float = 2.0) -> Prediction:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import ndimage
 
 from everymask.transforms import Geometry, collate, drop_absent, jitter_color, random_geometry
@@ -115,12 +115,25 @@ def test_beyond_the_content_all_is_void_and_black(view: tuple[Size, Geometry]) -
 
 
 @given(geometries(), st.integers(0, 99))
-def test_alpha_moves_with_the_id_map(view: tuple[Size, Geometry], seed: int) -> None:
+def test_alpha_moves_like_the_image_and_stays_on_its_segments(view: tuple[Size, Geometry], seed: int) -> None:
     source, geometry = view
     ids = blobs(source, seed, cell=5)
-    moved = geometry.segments(Segments.build(ids, range(4), alpha=((ids + 1) * 50).astype(np.uint8)))
+    alpha = ((ids + 1) * 50).astype(np.uint8)
+    moved = geometry.segments(Segments.build(ids, range(4), alpha=alpha))
     assert moved.alpha is not None
-    assert content(geometry, moved.alpha).tolist() == content(geometry, (original_ids(moved) + 1) * 50).tolist()
+    shown = content(geometry, moved.alpha).int().numpy()
+    x0, y0, x1, y1 = geometry.crop
+    size = shown.shape[::-1]
+    expected = np.asarray(Image.fromarray(alpha[y0:y1, x0:x1]).resize(size, Image.Resampling.BILINEAR)).astype(int)
+    np.testing.assert_allclose(shown, expected[:, ::-1] if geometry.flip else expected, atol=1)
+
+
+def test_an_alpha_that_is_not_resized_is_the_id_map_s_own() -> None:
+    ids = blobs((20, 30), 0, cell=5)
+    truth = Segments.build(ids, range(4), alpha=((ids + 1) * 50).astype(np.uint8))
+    moved = unscaled((3, 2, 28, 19), (32, 32), flip=True).segments(truth)
+    assert moved.alpha is not None
+    assert moved.alpha[:17, :25].tolist() == ((original_ids(moved) + 1) * 50)[:17, :25].tolist()
 
 
 @given(geometries(), st.integers(0, 99))
@@ -225,13 +238,20 @@ def test_image_and_points_agree_at_any_scale(view: tuple[Size, Geometry]) -> Non
 
 @pytest.mark.parametrize("size", [(40, 60), (7, 200), (33, 31)])
 @pytest.mark.parametrize("target", [(20, 30), (13, 11), (64, 80)])
-def test_resizing_is_the_antialiased_one_of_torch(size: Size, target: Size) -> None:
+def test_resizing_is_the_antialiased_one_of_pillow(size: Size, target: Size) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
     x0, y0, x1, y1 = crop = (1, 2, size[1] - 1, size[0] - 2)
     moved = Geometry(crop, Letterbox((y1 - y0, x1 - x0), target, (80, 80))).image(image)
-    cut = torch.from_numpy(image[y0:y1, x0:x1]).permute(2, 0, 1)[None].double()
-    expected = F.interpolate(cut, target, mode="bilinear", antialias=True)[0]
-    torch.testing.assert_close(moved[:, : target[0], : target[1]].double(), expected, atol=1.6, rtol=0)
+    cut = Image.fromarray(image[y0:y1, x0:x1])
+    expected = np.asarray(cut.resize(target[::-1], Image.Resampling.BILINEAR)).astype(int)
+    shown = moved[:, : target[0], : target[1]].permute(1, 2, 0).int().numpy()
+    np.testing.assert_allclose(shown, expected, atol=1)
+
+
+def test_photos_that_may_not_be_written_to_are_read_all_the_same() -> None:
+    image = np.full((8, 8, 3), 9, np.uint8)
+    image.flags.writeable = False
+    assert (Geometry.fit((8, 8), 16, 16).image(image) == 9).all()
 
 
 def test_fine_stripes_turn_grey_instead_of_vanishing() -> None:

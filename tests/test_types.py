@@ -332,7 +332,7 @@ def test_errors_cross_process_borders(kind: type[EverymaskError]) -> None:
 
 def test_all_errors_are_one_family() -> None:
     own = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
-    assert len(own) == 7
+    assert len(own) == 8
     assert all(issubclass(e, EverymaskError) for e in own)
 
 

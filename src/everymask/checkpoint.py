@@ -115,6 +115,14 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     return {name: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for name, t in tensors.items()}
 
 
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    # Made first by us, because safetensors gives new files to their owner alone.
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path)
+    path.chmod(mode)
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
@@ -175,7 +183,7 @@ def save_model_files(
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     if half:
         state = {name: t.half() if t.is_floating_point() and t.ndim > 1 else t for name, t in state.items()}
-    save_file(state, folder / "model.safetensors")
+    _save_tensors(state, folder / "model.safetensors")
     write_json(folder / "model.json", model_json(model, extra) | {"sha256": file_hash(folder / "model.safetensors")})
 
 
@@ -226,7 +234,7 @@ def recover_folder(folder: Path) -> None:
 def save_training(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
     """Optimizer state and progress, for `load_training`."""
     path = folder / "training.safetensors"
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+    _save_tensors({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
     write_json(folder / "training.json", {**progress, "sha256": file_hash(path)})
 
 

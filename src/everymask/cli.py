@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 
     from .result import Result
 
-Inputs = tyro.conf.Positional[list[Path]]
+Images = Annotated[tyro.conf.Positional[list[Path]], tyro.conf.arg(metavar="IMAGE...")]
+Data = Annotated[tyro.conf.Positional[list[Path]], tyro.conf.arg(metavar="DATA...")]
+Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+Pair = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[IMAGE MASK]")]
 Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 DEFAULT_MODEL = "hybrid-pets"
 
 
 def demo(out: Path = Path("demo")) -> None:
-    """Segment the bundled photos with the bundled model; no network. Open OUT/index.html to look.
+    """Segment the bundled photos with the bundled model; no network.
+
+    Open OUT/index.html to look.
 
     Args:
         out: folder for overlays, cut-outs, masks and the page.
@@ -38,7 +43,7 @@ def demo(out: Path = Path("demo")) -> None:
 
 
 def models() -> None:
-    """List systems, presets, sizes and tasks, and the bundled weights with their licences."""
+    """List systems, presets, sizes and tasks, and the bundled weights."""
     from .tables import bundled_rows, print_table, system_rows
 
     print_table(["system", "preset", "parameters", "input", "tasks"], system_rows())
@@ -46,7 +51,7 @@ def models() -> None:
 
 
 def predict(
-    images: Inputs,
+    images: Images,
     /,
     out: Path,
     model: str = DEFAULT_MODEL,
@@ -78,7 +83,7 @@ def predict(
 
 
 def cutout(
-    images: Inputs,
+    images: Images,
     /,
     out: Path,
     model: str = DEFAULT_MODEL,
@@ -109,8 +114,8 @@ def cutout(
 
 
 def train(
-    model: tyro.conf.Positional[str],
-    data: Inputs,
+    model: Name,
+    data: Data,
     /,
     out: Path,
     preset: str = "small",
@@ -154,15 +159,15 @@ def train(
 
 
 def evaluate(
-    model: tyro.conf.Positional[str],
-    data: Inputs,
+    model: Name,
+    data: Data,
     /,
     split: str | None = None,
     format: str | None = None,
     side: int | None = None,
     json: Path | None = None,
 ) -> None:
-    """Score a model on labelled data: a table by class and, with --json, a row for every image.
+    """Score a model on labelled data: a table by class.
 
     Args:
         model: bundled name or checkpoint folder.
@@ -170,7 +175,7 @@ def evaluate(
         split: train, val or test; the first of test, val, all that exists if not given.
         format: data format, found by looking if not given.
         side: input size in pixels instead of the model's own.
-        json: also write everything to this file.
+        json: also write everything to this file, with a row for every image.
     """
     from .checkpoint import load
     from .datasets import open_datasets, open_where_split
@@ -187,14 +192,16 @@ def evaluate(
 
 
 def overfit(
-    model: tyro.conf.Positional[str],
-    files: tyro.conf.Positional[tuple[Path, ...]] = (),
+    model: Name,
+    files: Pair = (),
     /,
     preset: str = "small",
     steps: int = 120,
     out: Path | None = None,
 ) -> None:
-    """Self-test: train on one image until the mask is learnt. Exit code 1 if IoU stays below 0.95.
+    """Self-test: train on one image until the mask is learnt.
+
+    Exit code 1 if IoU stays below 0.95.
 
     Args:
         model: the system, see `everymask models`.
@@ -215,7 +222,7 @@ def overfit(
 
 
 def pack(
-    data: Inputs,
+    data: Data,
     /,
     out: Path,
     size: int = 640,
@@ -223,7 +230,9 @@ def pack(
     split: str = "",
     format: str | None = None,
 ) -> None:
-    """Write a data set as memory-mapped files for fast training. The same command again goes on where it stopped.
+    """Write a data set as memory-mapped files for fast training.
+
+    The same command again goes on where it stopped.
 
     Args:
         data: data folders, joined by class name.
@@ -251,10 +260,24 @@ def _results(
     from .image import MAX_PIXELS, list_images, read_image
     from .predict import predict as run
 
+    if not images:
+        raise UsageError("no photo given", where="IMAGE", fix="Give files or folders.")
+    paths = [found for given in images for found in (list_images(given) if given.is_dir() else [given])]
+    names = _result_names(list(dict.fromkeys(paths)))
     loaded = load(model)
-    for path in [found for given in images for found in (list_images(given) if given.is_dir() else [given])]:
+    for path, name in names.items():
         photo = read_image(path, max_pixels=max_pixels or MAX_PIXELS)
-        yield run(loaded, photo, task=task, side=side, name=path.stem, **options)
+        yield run(loaded, photo, task=task, side=side, name=name, **options)
+
+
+def _result_names(paths: list[Path]) -> dict[Path, str]:
+    """File stems, or whole file names where two stems are equal, so that no result overwrites another."""
+    for names in ([path.stem for path in paths], [path.name for path in paths]):
+        if len(set(names)) == len(names):
+            return dict(zip(paths, names, strict=True))
+    twice = next(path for n, path in enumerate(paths) if path.name in names[:n])
+    fix = "Give one folder at a time, each its own --out."
+    raise UsageError("two photos have the same file name", where=twice, fix=fix)
 
 
 VERBS: dict[str, Any] = {

@@ -62,7 +62,7 @@ def by_class(classes: Tensor) -> Assignment:
     return classes, torch.arange(len(classes), device=classes.device)
 
 
-def in_order(count: int, device: torch.device | str = "cpu") -> Assignment:
+def by_prompt(count: int, device: torch.device | str = "cpu") -> Assignment:
     """Query n is segment n: for prompts, whose object is known, and for the original hybrid's query 0."""
     order = torch.arange(count, device=device)
     return order, order

@@ -138,7 +138,8 @@ class BoundaryF(Metric):
 
     A boundary pixel is right if the other mask has one at most `tolerance` image diagonals away, rounded up to whole
     pixels (0.0075: Csurka et al., BMVC 2013). Gives the means over images of `boundary_f`, `boundary_precision` and
-    `boundary_recall`: 1 for an image with two empty boundaries, F = 0 for one, nan without valid pixels.
+    `boundary_recall`: 1 for an image with two empty boundaries, F = 0 for one, nan where nothing can be measured: no
+    valid pixel, or void wherever true foreground and background meet, as with trimaps whose border is void.
     """
 
     def __init__(self, tolerance: float = 0.0075) -> None:
@@ -151,11 +152,12 @@ class BoundaryF(Metric):
         """Score the foreground [H, W] of one image, bool or 0 / 1; `valid` [H, W] is False at void."""
         true = _flags("true", true, (None, None))
         pred, valid = _flags("pred", pred, true.shape), _flags("valid", valid, true.shape, default=True)
+        measurable = valid.any() and not _hidden_boundary(true, valid)
         pred, true = _boundary(pred, valid), _boundary(true, valid)
         radius = math.ceil(self.tolerance * math.hypot(*true.shape))
         precision, recall = _share_near(pred, true, radius), _share_near(true, pred, radius)
         f = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-        return self._add_image({"scores": np.array([[f, precision, recall] if valid.any() else [math.nan] * 3])})
+        return self._add_image({"scores": np.array([[f, precision, recall] if measurable else [math.nan] * 3])})
 
     def _scores(self, seen: Mapping[str, Array]) -> Scores:
         keys = "boundary_f", "boundary_precision", "boundary_recall"
@@ -169,6 +171,12 @@ def _boundary(mask: Array, valid: Array) -> Array:
         here, there = np.s_[: len(mask) - y, : mask.shape[1] - x], np.s_[y:, x:]
         boundary[here] |= (mask[here] != mask[there]) & valid[here] & valid[there]
     return boundary
+
+
+def _hidden_boundary(mask: Array, valid: Array) -> bool:
+    """Whether there is foreground and background, but void wherever they meet."""
+    both = bool((mask & valid).any() and (~mask & valid).any())
+    return both and not _boundary(mask, valid).any()
 
 
 def _share_near(boundary: Array, other: Array, radius: int) -> float:

@@ -49,12 +49,13 @@ def semantic(
     inside = evidence[-1] >= background if background is not None else torch.ones_like(evidence[-1], dtype=torch.bool)
     classes = best_somewhere(evidence[:-1], inside)
     scores = [_mean_where(evidence[k], inside & (evidence[:-1].argmax(0) == k)) for k in classes]
-    ids = torch.ones(letterbox.source, dtype=torch.int32, device=evidence.device)
-    if len(classes) != 1:
-        ids = argmax_ids(prediction.masks.resample(b, evidence[classes], letterbox.source))
-    if background is not None:
-        ids *= prediction.masks.resample(b, evidence[-1:], letterbox.source)[0] >= background
-    return numbered(ids, classes, scores, labels)
+    # A single class needs no comparison, so its map is not upsampled: who wins is known, and `covered` says where.
+    maps = evidence[classes] if len(classes) > 1 else evidence[:0]
+    winners = argmax_ids(prediction.masks.resample(b, maps, letterbox.source)) if len(classes) > 1 else None
+    covered = torch.full(letterbox.source, bool(classes), device=evidence.device)
+    if background is not None and classes:
+        covered = prediction.masks.resample(b, evidence[-1:], letterbox.source)[0] >= background
+    return numbered(winners, covered, classes, scores, labels)
 
 
 def _class_evidence(
@@ -91,13 +92,24 @@ def argmax_ids(maps: Tensor) -> Tensor:
     return ids
 
 
-def numbered(ids: Tensor, classes: Sequence[int], scores: Sequence[float], labels: LabelMap) -> Segments:
-    """Segments from ids 1..n [H, W]; numbers that no pixel has are dropped and the rest closes up."""
-    present = [n for n in range(len(classes)) if bool((ids == n + 1).any())]
-    if len(present) < len(classes):
-        lookup = torch.zeros(len(classes) + 1, dtype=torch.int32)
-        lookup[[n + 1 for n in present]] = torch.arange(1, len(present) + 1, dtype=torch.int32)
-        ids = lookup[ids.long().cpu()]
+def numbered(
+    winners: Tensor | None, covered: Tensor, classes: Sequence[int], scores: Sequence[float], labels: LabelMap
+) -> Segments:
+    """Segments of the pixels that are `covered`; numbers that no pixel has are dropped and the rest closes up.
+
+    Args:
+        winners: int32 [H, W], 1 + position in `classes`; None where there is one class at most.
+        covered: bool [H, W].
+    """
+    if winners is None:
+        ids, present = covered.to(torch.int32), [0] if classes and bool(covered.any()) else []
+    else:
+        ids = winners * covered
+        present = [n for n in range(len(classes)) if bool((ids == n + 1).any())]
+    if winners is not None and len(present) < len(classes):
+        lookup = torch.zeros(len(classes) + 1, dtype=torch.int32, device=ids.device)
+        lookup[[n + 1 for n in present]] = torch.arange(1, len(present) + 1, dtype=torch.int32, device=ids.device)
+        ids = lookup[ids.long()]
     kept = torch.tensor([scores[n] for n in present], dtype=torch.float32)
     return Segments.build(ids.cpu(), [classes[n] for n in present], labels=labels, scores=kept)
 
@@ -216,17 +228,17 @@ def cutout(
     probability = prediction.class_logits[b].float().softmax(-1)[:, chosen]
     kept = torch.nonzero(probability.sum(-1) > threshold).flatten()
     masks = prediction.masks.decode(b, kept).float().sigmoid()
-    winners = probability[kept].argmax(-1)
-    found = torch.unique(winners).tolist()
+    own_class = probability[kept].argmax(-1)
+    found = torch.unique(own_class).tolist()
     if not found:
-        empty = torch.zeros(letterbox.source, dtype=torch.uint8)
-        return replace(numbered(empty.int(), [], [], labels), alpha=empty)
-    merged = torch.stack([masks[winners == n].amax(0) for n in found])
+        nowhere = torch.zeros(letterbox.source, dtype=torch.bool)
+        return replace(numbered(None, nowhere, [], [], labels), alpha=nowhere.byte())
+    merged = torch.stack([masks[own_class == n].amax(0) for n in found])
     maps = prediction.masks.resample(b, merged, letterbox.source)
     soft = maps[0] if len(maps) == 1 else maps.amax(0)
-    scores = [float(probability[kept][winners == n].sum(-1).max()) for n in found]
-    ids = argmax_ids(maps).mul_(soft > mask_threshold)
-    segments = numbered(ids, [chosen[n] for n in found], scores, labels)
+    scores = [float(probability[kept][own_class == n].sum(-1).max()) for n in found]
+    winners = argmax_ids(maps) if len(maps) > 1 else None
+    segments = numbered(winners, soft > mask_threshold, [chosen[n] for n in found], scores, labels)
     return replace(segments, alpha=soft.mul(255).add_(0.5).byte().cpu())
 
 

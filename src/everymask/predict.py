@@ -32,14 +32,16 @@ def predict(
     Args:
         image: path, file content, PIL image, or uint8 [H, W, 3].
         task: a key of the system's ``TASKS``; None takes its first.
-        side: canvas side in pixels instead of the model's own.
+        side: canvas side in pixels (32 to 8192) instead of the model's own.
         name: of the result; the file stem if not given.
         options: of the task's post-processing (`threshold`, `classes`, ...).
 
     Raises:
         ImageError: the photo cannot be read.
-        UsageError: the system does not have this task or option.
+        UsageError: the system does not have this task or option, or `side` is out of range.
     """
+    if side is not None and not 32 <= side <= 8192:
+        raise UsageError("the canvas side is out of range", where="side", why=f"{side} is not in 32..8192")
     decide = find_task(model, task, options)
     clock = _Clock()
     photo = read_image(image)

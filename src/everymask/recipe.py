@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_type_hints
 
@@ -71,7 +72,20 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "validate_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UsageError("a setting is out of range", where=name, why=f"{getattr(self, name)} is below 1")
-        for name in ("flip", "color", "grow_until", "final_lr"):
+        for name in (
+            "image_side",
+            "start_side",
+            "lr",
+            "weight_decay",
+            "warmup",
+            "clip",
+            "patience",
+            "max_val",
+            "threads",
+        ):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError("a setting is out of range", where=name, why=f"{getattr(self, name)} is below 0")
+        for name in ("flip", "color", "grow_until", "final_lr", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError("a setting is out of range", where=name, why=f"{getattr(self, name)} is not in 0..1")
         if self.start_side % 32:

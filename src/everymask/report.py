@@ -45,7 +45,7 @@ class Report:
         self.out, self.config, self.first_step = out, config, first_step
         self.screen = Screen(config.steps, first_step)
         self.events = open_events(out) if config.tensorboard else None
-        self._window_start, self._waiting, self._images = time.perf_counter(), 0.0, 0
+        self._restart_window()
 
     def __enter__(self) -> Report:
         kept = [row for row in read_log(self.out) if row["step"] <= self.first_step]
@@ -78,14 +78,16 @@ class Report:
             self.screen.say(f"step {step}  changed: {'; '.join(changed)}")
 
     def step(self, step: int, terms: dict[str, float], images: int) -> None:
-        """Count one optimizer step; every `log_every` steps write its numbers and speed."""
+        """Count one optimizer step; every `log_every` steps write the means since the last line, and the speed."""
+        self._window.append(terms)
         self._images += images
         if step % self.config.log_every and step != self.config.steps:
             return
         seconds = time.perf_counter() - self._window_start
+        means = {name: sum(row[name] for row in self._window) / len(self._window) for name in terms}
         speed = {"images_per_second": self._images / seconds, "data_wait": self._waiting / seconds}
-        self._write({"kind": "train", "step": step, **terms, **speed})
-        self.screen.step(step, terms["loss"], **speed)
+        self._write({"kind": "train", "step": step, **means, **speed})
+        self.screen.step(step, means["loss"], **speed)
         self._restart_window()
 
     def validation(self, step: int, scores: dict[str, Any], improved: bool, seconds: float) -> None:
@@ -119,6 +121,7 @@ class Report:
         write_png(self.out / "validation.png", np.asarray(comparison(sheet)))
 
     def _restart_window(self) -> None:
+        self._window: list[dict[str, float]] = []
         self._window_start, self._waiting, self._images = time.perf_counter(), 0.0, 0
 
     def _write(self, row: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from .checkpoint import find_training, load_training, model_json, replace_folder, save, save_model_files, save_training
 from .datasets import Dataset, Subset
 from .datasets.loader import training_batches
-from .errors import TrainingError
+from .errors import TrainingError, UsageError
 from .evaluate import check_classes, check_monitor, evaluate
 from .model import SegmentationModel
 from .models import model_module, model_name
@@ -29,6 +29,8 @@ from .recipe import TrainConfig
 from .report import Report
 from .transforms import jitter_color
 from .types import Batch
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 
 
 def train(
@@ -61,6 +63,9 @@ def train(
     if val is not None:
         check_classes(model.labels, val.labels, "validation data")
         check_monitor(config.monitor, model.labels)
+    side = config.image_side or model.config.image_side
+    if side % 32:
+        raise UsageError("a setting is out of range", where="image_side", why=f"{side} is not n x 32")
     run = Run(model, config, Path(out))
     changed = run.resume(allow_change)
     with Report(run.out, config, first_step=run.step) as report:
@@ -260,8 +265,14 @@ def rate_factor(step: int, config: TrainConfig) -> float:
 
 
 def precision(name: str) -> Any:
-    """Fabric's name of a precision; "auto" is bf16 where a GPU computes in it, else float32."""
+    """Fabric's name of a precision; "auto" is bf16 where a GPU computes in it, else float32.
+
+    Raises:
+        UsageError: Fabric has no such precision.
+    """
     if name != "auto":
+        if name not in PRECISIONS:
+            raise UsageError("unknown precision", where=name, why=f"there are: auto, {', '.join(PRECISIONS)}")
         return name
     return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
 

@@ -259,7 +259,7 @@ def _tensor(values: Tensor | np.ndarray | None) -> Tensor | None:
 def _check_table(ids: Tensor, rows: Tensor, labels: LabelMap | None) -> None:
     if ids.ndim not in (2, 3):
         raise DataError("an id map is [H, W] or [L, H, W]", where="Segments", why=f"got shape {tuple(ids.shape)}")
-    lowest, highest = (int(ids.min()), int(ids.max())) if ids.numel() else (0, 0)
+    lowest, highest = map(int, ids.aminmax()) if ids.numel() else (0, 0)
     if highest > len(rows) or lowest < VOID:
         why = f"ids go from {lowest} to {highest}, the table has {len(rows)} rows"
         raise DataError("the id map and its table do not agree", where="Segments", why=why)

@@ -66,7 +66,7 @@ PRESETS = {
     "base": Config(),
     "original": Config(mask_dim=384, compat="original"),
     "small": Config(
-        image_side=384,
+        image_side=320,
         widths=(16, 32, 64, 128, 256),
         blocks=(1, 2, 3, 2),
         stem_stride=2,
