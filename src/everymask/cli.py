@@ -301,6 +301,9 @@ def main(arguments: list[str] | None = None) -> None:
     except EverymaskError as error:
         print(f"everymask: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("everymask: stopped", file=sys.stderr)
+        sys.exit(130)  # As a shell reports the signal.
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not an error, and nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
