@@ -2,8 +2,9 @@
 
     python -m benchmarks [mask_loss] [predict_share] [startup] [pack] [--json F] [--data DIR]
 
-Bars are for the machine at hand when nothing else runs on it; ratios hardly depend on either. A bar that is not met
-shows in the table and is no error: times belong to a machine, not to the code alone.
+Bars are for a machine on which nothing else runs. Ratios of memory do not depend on that and ratios of time little, but
+on busy cores, threads that wait for one another make many short operations slower than few long ones. A bar that is
+not met shows in the table and is no error: times belong to a machine, not to the code alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -41,14 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
     console = Console(width=WIDTH)
     names = [name for name in NAMES if name in (options.names or NAMES)]
+    found = machine()  # Before `pack` sets the number of threads.
     rows = [row for name in names if name != "pack" for row in measured(name, console)]
     if rows:
-        console.print(table(rows), summary(rows), sep="\n")
+        console.print(table(rows), summary(rows, found), sep="\n")
     if "pack" in names:
         print_pack(options.data, console)
     if options.json:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        write_json(options.json, {"date": now, "machine": machine(), "rows": [row.to_json() for row in rows]})
+        write_json(options.json, {"date": now, "machine": found, "rows": [row.to_json() for row in rows]})
 
 
 def measured(name: str, console: Console) -> list[Row]:
@@ -79,16 +82,17 @@ def table(rows: Iterable[Row]) -> Table:
 
 
 def figure(value: float | None, unit: str) -> str:
-    """Three significant digits, whole numbers from 100 on; empty for None."""
+    """Three significant digits, whole numbers from 100 on, short times in ms; empty for None."""
     if value is None:
         return ""
+    if unit == "s" and abs(value) < 0.1:
+        value, unit = 1000 * value, "ms"
     return f"{value:.0f} {unit}" if abs(value) >= 100 else f"{value:#.3g} {unit}"
 
 
-def summary(rows: Sequence[Row]) -> str:
+def summary(rows: Sequence[Row], found: dict[str, Any]) -> str:
     """One line: how many bars there are and are met, and the machine."""
     bars = [row.passed for row in rows if row.passed is not None]
-    found = machine()
     where = f"{found['processor']}, {found['threads']} threads, torch {found['packages']['torch']}"
     return f"{sum(bars)} of {len(bars)} bars met; {where}, transformers {found['packages']['transformers']}"
 

@@ -15,6 +15,7 @@ our matching sees all 37,632, three times what the recipe's does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -137,7 +138,7 @@ def dense_masks(segments: Segments) -> Tensor:
 def rows(sizes: Sizes | None = None, rounds: int = 5) -> list[Row]:
     """Time of both sides in alternating runs, and peak memory of one run each in a process of its own."""
     sizes = sizes or Sizes()
-    sides = {"ours": ours, "three": partial(ours, oversample=3), "peer": peer}
+    sides: dict[str, Callable[[Sizes], Step]] = {"ours": ours, "three": partial(ours, oversample=3), "peer": peer}
     seconds = alternate({name: prepare(sizes) for name, prepare in sides.items()}, rounds)
     memory = {name: peak_memory(prepare, SMALL, sizes) for name, prepare in sides.items()}
     plain = f"loss at {sizes.points:,} points"

@@ -85,7 +85,9 @@ def test_texts_that_are_refused(text: str, message: str) -> None:
 OUT_OF_RANGE = [
     *[({name: 0}, f"{name} (0 is below 1)") for name in ("steps", "batch_size", "accumulate", "validate_every")],
     ({"log_every": -5}, "log_every (-5 is below 1)"),
-    *[({name: 1.5}, f"{name} (1.5 is not in 0..1)") for name in ("flip", "color", "grow_until", "final_lr")],
+    *[({name: 1.5}, f"{name} (1.5 is not in 0..1)") for name in ("flip", "color", "grow_until", "final_lr", "ema")],
+    *[({name: -1}, f"{name} (-1 is below 0)") for name in ("lr", "weight_decay", "warmup", "clip", "patience")],
+    *[({name: -32}, f"{name} (-32 is below 0)") for name in ("image_side", "start_side", "max_val", "threads")],
     ({"flip": -0.1}, "flip (-0.1 is not in 0..1)"),
     ({"color": math.nan}, "color (nan is not in 0..1)"),
     ({"scale": (0.0, 1.0)}, "scale ((0.0, 1.0) is not 0 < low <= high)"),
@@ -101,12 +103,18 @@ def test_values_out_of_range(settings: dict[str, Any], message: str) -> None:
     assert str(error.value) == f"a setting is out of range: {message}."
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_rates_are_finite(value: float) -> None:
+    with pytest.raises(UsageError, match=r"^a setting is out of range: lr "):
+        TrainConfig(lr=value)
+
+
 def test_unknown_targets() -> None:
     with pytest.raises(UsageError, match=r"^a setting is unknown: targets \(panoptic\)\. semantic or instance\.$"):
         TrainConfig().with_settings(["targets=panoptic"])
 
 
-@pytest.mark.parametrize("name", ["flip", "color", "grow_until", "final_lr"])
+@pytest.mark.parametrize("name", ["flip", "color", "grow_until", "final_lr", "ema"])
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_ends_of_ranges(name: str, value: float) -> None:
     assert getattr(TrainConfig(**{name: value}), name) == value
