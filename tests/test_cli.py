@@ -440,46 +440,40 @@ def bad_table(data: Path) -> None:
     (data / "classes.json").write_text("{")
 
 
-BAD_DATA = [
-    (no_mask, "files without a partner: {data}/train (1: images/scene2.png). Add the missing partner"),
-    (no_image, "files without a partner: {data}/train (1: masks/scene2.png). Add the missing partner"),
-    (other_size, "{data}/train/masks/scene2.png (scene2.png is 96x64, its mask 95x64). Export the mask"),
-    (
-        other_value,
-        "unknown value in a mask: {data}/train/masks/scene2.png (found 7; this data set knows 0, 1, 2, 255)",
-    ),
-    (lossy_mask, "Cannot read mask: {data}/train/masks/scene2.jpg (lossy JPEG compression"),
-    (cut_image, "Cannot read image: {data}/train/images/scene2.png (truncated or damaged"),
-    (no_images_at_all, "Cannot list images: {data}/train/images (no image file in it)."),
-    (nothing_known, "the layout of a data folder is not known: {data} (it holds: notes.txt). Expected images/"),
-    (bad_table, "cannot read the class table: {data}/classes.json (Expecting property name"),
-]
+BAD_DATA: dict[Callable[[Path], None], str] = {
+    no_mask: "files without a partner: {data}/train (1: images/scene2.png). Add the missing partner",
+    no_image: "files without a partner: {data}/train (1: masks/scene2.png). Add the missing partner",
+    other_size: "{data}/train/masks/scene2.png (scene2.png is 96x64, its mask 95x64). Export the mask",
+    other_value: "unknown value in a mask: {data}/train/masks/scene2.png (found 7; this data set knows 0, 1, 2, 255)",
+    lossy_mask: "Cannot read mask: {data}/train/masks/scene2.jpg (lossy JPEG compression",
+    cut_image: "Cannot read image: {data}/train/images/scene2.png (truncated or damaged",
+    no_images_at_all: "Cannot list images: {data}/train/images (no image file in it).",
+    nothing_known: "the layout of a data folder is not known: {data} (it holds: notes.txt). Expected images/",
+    bad_table: "cannot read the class table: {data}/classes.json (Expecting property name",
+}
 
 
-@pytest.mark.parametrize(("spoil", "message"), BAD_DATA)
+@pytest.mark.parametrize("spoil", BAD_DATA)
 def test_bad_data_for_evaluation(
-    refused: Callable[..., str], model: Path, data: Path, spoil: Callable[[Path], None], message: str
+    refused: Callable[..., str], model: Path, data: Path, spoil: Callable[[Path], None]
 ) -> None:
     spoil(data)
     report = data.parent / "scores.json"
     found = refused("evaluate", model, data, "--split", "train", "--side", 64, "--json", report)
-    assert message.format(data=data) in found
+    assert BAD_DATA[spoil].format(data=data) in found
 
 
 # Loader processes pass on errors of all kinds in one way: one case is enough.
-@pytest.mark.parametrize(
-    ("spoil", "message", "workers"),
-    [(*case, 0) for case in BAD_DATA] + [(*c, 1) for c in BAD_DATA if c[0] is other_size],
-)
+@pytest.mark.parametrize(("spoil", "workers"), [*((spoil, 0) for spoil in BAD_DATA), (other_size, 1)])
 def test_bad_data_for_training(
-    everymask: Command, data: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str, workers: int
+    everymask: Command, data: Path, tmp_path: Path, spoil: Callable[[Path], None], workers: int
 ) -> None:
     spoil(data)
     before = listing(data)
     options = [*QUICK, "--set", "batch_size=4", "--set", f"workers={workers}"]
     done = everymask("train", "hybrid", data, "--out", tmp_path / "run", *options)
     assert done.code == 1
-    assert message.format(data=data) in " ".join(done.err.split())
+    assert BAD_DATA[spoil].format(data=data) in " ".join(done.err.split())
     assert "Traceback" not in done.err
     assert set(listing(tmp_path / "run")) <= {"log.jsonl"}
     assert listing(data) == before
@@ -524,6 +518,14 @@ def test_bad_training_commands(
     given = [argument.format(root=root) for argument in arguments]
     preset = [] if "--preset" in given else ["--preset", "tiny"]
     assert message.format(root=root) in refused(*given, *preset, "--out", tmp_path / "run")
+
+
+def test_interrupted_by_hand(everymask: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def models() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(VERBS, "models", models)
+    assert everymask("models") == Done(130, "", "everymask: stopped\n")
 
 
 def test_other_settings_in_the_same_folder(everymask: Command, root: Path, tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ def test_log_has_every_step_and_validation(finished: tuple[Path, SegmentationMod
         assert row["kind"] != "train" or all(np.isfinite(row[key]) for key in keys)
         assert row["kind"] != "validation" or 0 <= row["foreground_iou"] <= 1
     assert rows[0]["loss"] == pytest.approx(sum(rows[0][term] for term in ("class", "mask", "dice")))
+    assert [row["lr"] for row in rows[:3]] == [0.0005, 0.001, 0.001]
 
 
 @pytest.mark.parametrize("name", ["samples.png", "loss.png", "scores.png", "validation.png"])
@@ -215,27 +216,30 @@ def test_interrupted_and_resumed_it_ends_the_same(
         with pytest.raises(KeyboardInterrupt):
             run(root, tmp_path, workers=workers)
     run(root, tmp_path, workers=workers)
-    assert weights(tmp_path)["model.safetensors"] == weights(uninterrupted)["model.safetensors"]
     assert weights(tmp_path) == weights(uninterrupted)
     assert [row["step"] for row in train_rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
     assert [row["loss"] for row in train_rows(tmp_path)] == [row["loss"] for row in train_rows(uninterrupted)]
 
 
-@pytest.mark.parametrize("call", [1, 2, 3, 4])
-def test_stopped_while_saving_it_ends_the_same(
-    uninterrupted: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
-) -> None:
-    """At the second save: each rename of ``best`` and ``last`` in turn."""
-    renames = iter(range(-1, 100))  # The first save renames twice.
+def stop_at_rename(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A save renames twice for ``best``, then twice for ``last``; only once each where there is nothing yet."""
 
     def rename(source: Any, target: Any) -> None:
-        if next(renames) == call:
+        if next(calls) == number:
             raise KeyboardInterrupt
         real(source, target)
 
-    real = os.rename
+    real, calls = os.rename, iter(range(1, 100))
+    monkeypatch.setattr(os, "rename", rename)
+
+
+@pytest.mark.parametrize("number", [3, 4, 5, 6])
+def test_stopped_while_saving_it_ends_the_same(
+    uninterrupted: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """At each step of the second save."""
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", rename)
+        stop_at_rename(patch, number)
         with pytest.raises(KeyboardInterrupt):
             run(root, tmp_path)
     assert load(tmp_path / "last").card["step"] == 2
@@ -406,6 +410,23 @@ def test_stops_when_nothing_gets_better(
     assert [row["step"] for row in train_rows(tmp_path)] == list(range(1, stopped + 1))
 
 
+@pytest.mark.parametrize("number", [4, 5])
+def test_stopped_while_saving_the_best_is_the_best(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores_in_order: Any, number: int
+) -> None:
+    """Whichever of ``best`` and ``last`` is written first: the scores and the weights of the best stay one."""
+    settings = {"steps": 3, "validate_every": 1, "batch_size": 2, "val": open_dataset(root, "val")}
+    scores_in_order([0.5, 0.9])
+    with monkeypatch.context() as patch:
+        stop_at_rename(patch, number)
+        with pytest.raises(KeyboardInterrupt):
+            run(root, tmp_path, **settings)
+    scores_in_order([0.9, 0.1])
+    _, best = run(root, tmp_path, **settings)
+    assert (best["step"], best["miou"]) == (2, 0.9)
+    assert load(tmp_path / "best").card["step"] == 2
+
+
 # ---- what a step sees ----
 
 
@@ -418,6 +439,17 @@ def test_accumulated_batches_are_the_images_of_one_large_batch(
     names = [sorted(name for batch in parts for name in batch.names) for parts in seen]
     assert names[:2] == names[2:]
     assert [len(parts) for parts in seen] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_accumulated_gradients_are_means(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    monkeypatch.setattr(type(tiny()), "loss", lambda self, batch: {"class": 2 * self.class_head.bias.sum() + 5})
+    run(root, tmp_path, steps=1, accumulate=accumulate)
+    (row,) = train_rows(tmp_path)
+    assert row["gradient"] == pytest.approx(2 * 3**0.5)
+    assert row["loss"] == row["class"] == pytest.approx(5, abs=2)
 
 
 def test_every_image_is_seen_once_each_time_through() -> None:

@@ -23,7 +23,7 @@ class MaskCriterion:
         no_object_weight: of the class "no object" in the class loss.
         focal: mask term is sigmoid focal instead of binary cross entropy.
         points: points an image that the mask losses see.
-        oversample: candidates per such point; all candidates serve the matching.
+        oversample: candidates per such point, drawn uniformly; the first `points` of them serve the matching.
     """
 
     class_weight: float = 2.0
@@ -50,7 +50,10 @@ class MaskCriterion:
         mask_logits = prediction.masks.sample(points).unbind()
         pairs, mask_terms, dice_terms = [], [], []
         for b, (logits, (masks, known)) in enumerate(zip(mask_logits, targets, strict=True)):
-            pairs.append(self.match(prediction.class_logits[b], logits, classes[b], masks, known))
+            # Candidates are in random order: the first `points` of them are a fair sample, and enough to match on.
+            seen = slice(self.points)
+            pair = self.match(prediction.class_logits[b], logits[:, seen], classes[b], masks[:, seen], known[seen])
+            pairs.append(pair)
             mask, dice = self._mask_terms(logits, pairs[-1], masks, known)
             mask_terms.append(mask)
             dice_terms.append(dice)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -49,13 +50,15 @@ def semantic(
     inside = evidence[-1] >= background if background is not None else torch.ones_like(evidence[-1], dtype=torch.bool)
     classes = best_somewhere(evidence[:-1], inside)
     scores = [_mean_where(evidence[k], inside & (evidence[:-1].argmax(0) == k)) for k in classes]
-    # A single class needs no comparison, so its map is not upsampled: who wins is known, and `covered` says where.
-    maps = evidence[classes] if len(classes) > 1 else evidence[:0]
-    winners = argmax_ids(prediction.masks.resample(b, maps, letterbox.source)) if len(classes) > 1 else None
-    covered = torch.full(letterbox.source, bool(classes), device=evidence.device)
-    if background is not None and classes:
-        covered = prediction.masks.resample(b, evidence[-1:], letterbox.source)[0] >= background
-    return numbered(winners, covered, classes, scores, labels)
+    if not classes:
+        return numbered(torch.zeros(letterbox.source, dtype=torch.uint8), [], [], labels)
+    resampled = partial(prediction.masks.resample, b, size=letterbox.source)
+    covered = resampled(evidence[-1:])[0] >= background if background is not None else None
+    if len(classes) == 1 and covered is not None:
+        # Who wins is known, and `covered` says where: its own map need not be upsampled.
+        return numbered(covered.byte(), classes, scores, labels)
+    ids, _ = best_of(resampled(evidence[classes]))
+    return numbered(ids if covered is None else ids * covered, classes, scores, labels)
 
 
 def _class_evidence(
@@ -78,35 +81,23 @@ def best_somewhere(evidence: Tensor, inside: Tensor) -> list[int]:
     return torch.unique(evidence.argmax(0)[near]).tolist()
 
 
-def argmax_ids(maps: Tensor) -> Tensor:
-    """int32 [H, W]: 1 + index of the highest of the maps [n, H, W], 0 where there is no map.
+def best_of(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Highest of the maps [n, H, W] at each pixel: 1 + its index [H, W], and its value [H, W]. n >= 1.
 
     A running maximum: one pass a map over memory, where `argmax` over the first axis takes twenty times as long.
     """
-    if len(maps) == 0:
-        return torch.zeros(maps.shape[-2:], dtype=torch.int32, device=maps.device)
-    best, ids = maps[0].clone(), torch.ones(maps.shape[-2:], dtype=torch.int32, device=maps.device)
-    for n, challenger in enumerate(maps[1:], start=2):
-        ids.masked_fill_(challenger > best, n)
-        torch.maximum(best, challenger, out=best)
-    return ids
+    best = maps[0]
+    ids = torch.ones(best.shape, dtype=torch.uint8 if len(maps) < 255 else torch.int32, device=maps.device)
+    for number, challenger in enumerate(maps[1:], start=2):
+        ids.masked_fill_(challenger > best, number)
+        best = torch.maximum(best, challenger)
+    return ids, best
 
 
-def numbered(
-    winners: Tensor | None, covered: Tensor, classes: Sequence[int], scores: Sequence[float], labels: LabelMap
-) -> Segments:
-    """Segments of the pixels that are `covered`; numbers that no pixel has are dropped and the rest closes up.
-
-    Args:
-        winners: int32 [H, W], 1 + position in `classes`; None where there is one class at most.
-        covered: bool [H, W].
-    """
-    if winners is None:
-        ids, present = covered.to(torch.int32), [0] if classes and bool(covered.any()) else []
-    else:
-        ids = winners * covered
-        present = [n for n in range(len(classes)) if bool((ids == n + 1).any())]
-    if winners is not None and len(present) < len(classes):
+def numbered(ids: Tensor, classes: Sequence[int], scores: Sequence[float], labels: LabelMap) -> Segments:
+    """Segments of ids [H, W], 0 or 1 + position in `classes`; positions that no pixel has are dropped."""
+    present = [n for n in range(len(classes)) if bool((ids == n + 1).any())]
+    if len(present) < len(classes):
         lookup = torch.zeros(len(classes) + 1, dtype=torch.int32, device=ids.device)
         lookup[[n + 1 for n in present]] = torch.arange(1, len(present) + 1, dtype=torch.int32, device=ids.device)
         ids = lookup[ids.long()]
@@ -231,14 +222,12 @@ def cutout(
     own_class = probability[kept].argmax(-1)
     found = torch.unique(own_class).tolist()
     if not found:
-        nowhere = torch.zeros(letterbox.source, dtype=torch.bool)
-        return replace(numbered(None, nowhere, [], [], labels), alpha=nowhere.byte())
+        nothing = torch.zeros(letterbox.source, dtype=torch.uint8)
+        return replace(numbered(nothing, [], [], labels), alpha=nothing)
     merged = torch.stack([masks[own_class == n].amax(0) for n in found])
-    maps = prediction.masks.resample(b, merged, letterbox.source)
-    soft = maps[0] if len(maps) == 1 else maps.amax(0)
+    ids, soft = best_of(prediction.masks.resample(b, merged, letterbox.source))
     scores = [float(probability[kept][own_class == n].sum(-1).max()) for n in found]
-    winners = argmax_ids(maps) if len(maps) > 1 else None
-    segments = numbered(winners, soft > mask_threshold, [chosen[n] for n in found], scores, labels)
+    segments = numbered(ids * (soft > mask_threshold), [chosen[n] for n in found], scores, labels)
     return replace(segments, alpha=soft.mul(255).add_(0.5).byte().cpu())
 
 
