@@ -186,9 +186,10 @@ def evaluate(
     wanted = [split] if split else ["test", "val"]
     dataset = next(filter(None, (open_where_split(data, name, format) for name in wanted)), None)
     scores = run(load(model), dataset or open_datasets(data, split or "", format), side=side)
-    print_scores(scores)
+    # The file first: whoever reads the table may stop reading.
     if json:
         write_json(json, scores)
+    print_scores(scores)
 
 
 def overfit(
