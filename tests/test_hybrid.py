@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,9 +16,27 @@ from everymask.types import Batch, Letterbox, Prediction
 from tests.contract import FreeMasks, ModelContract, batch_of
 from tests.scenes import LABELS, scene
 
+TINY = PRESETS["tiny"]
+
 
 class TestHybrid(ModelContract):
     system = "hybrid"
+
+    def test_padding_changes_nothing_at_full_resolution(self) -> None:
+        """ "base" and "original" start at stride 1, where a convolution reaches one pixel into the padding."""
+        for compat in ("default", "original"):
+            config = replace(TINY, widths=(4, 8, 8, 16, 24, 32), blocks=(1,) * 5, stem_stride=1, compat=compat)
+            self.test_padding_changes_nothing(Model(config, LABELS).eval(), 32, 32)
+
+    def test_every_layer_is_supervised_alike(self, model: Model, batch: Batch) -> None:
+        torch.manual_seed(0)
+        layer = Prediction(torch.randn(2, 8, 3), FreeMasks(torch.randn(2, 8, *batch.size)))
+        losses = []
+        for aux in ((), (layer, layer)):
+            torch.manual_seed(1)
+            losses.append(model.criterion(replace(layer, aux=aux), batch))
+        for name, value in losses[0].items():
+            torch.testing.assert_close(losses[1][name], 3 * value)
 
 
 def photo_batch(side: int = 640) -> Batch:
@@ -115,8 +134,7 @@ def test_the_original_loss_is_that_of_query_0() -> None:
 
 def test_the_original_trains_and_predicts_at_stride_16() -> None:
     torch.manual_seed(0)
-    config = {name: getattr(PRESETS["tiny"], name) for name in PRESETS["tiny"].__dataclass_fields__}
-    model = Model(type(PRESETS["tiny"])(**config | {"compat": "original"}), LABELS)
+    model = Model(replace(TINY, compat="original"), LABELS)
     batch = batch_of([scene(64, 96)], 96)
     prediction = model(batch)
     assert prediction.masks.decode(0, torch.tensor([0])).shape == (1, 4, 6)

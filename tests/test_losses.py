@@ -499,3 +499,13 @@ def test_a_model_that_went_astray_is_reported() -> None:
     broken = replace(prediction, class_logits=prediction.class_logits * math.nan)
     with pytest.raises(TrainingError, match="6 of 6 queries have NaN or infinite costs"):
         losses_of(broken, [truth()])
+
+
+def test_void_points_are_never_important() -> None:
+    logits = torch.full((2, 12), 9.0)
+    logits[:, 8:] = 0.0
+    known = torch.ones(12, dtype=torch.bool)
+    known[8:] = False
+    chosen = losses.uncertain_points(logits, 8, important=0.5, known=known)
+    assert known[chosen].all()
+    assert not known[losses.uncertain_points(logits, 8, important=0.5)].all()

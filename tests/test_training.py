@@ -160,18 +160,31 @@ def test_averaged_weights_are_what_counts(finished: tuple[Path, SegmentationMode
     assert not model.training
 
 
-def test_average_is_exponential(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The first step is copied, then weights move by at most 1 - ema and, early on, by 9 / (10 + steps)."""
+@pytest.mark.parametrize("name", ["class_head.bias", "encoder.stem.1.running_mean"])
+def test_average_is_exponential(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Of weights and statistics alike. The first step is copied; early on the memory is as short as the run."""
     seen: list[Tensor] = []
     real = Run.train_step
-    step = lambda self, parts: (real(self, parts), seen.append(self.model.class_head.bias.detach().clone()))[0]  # noqa: E731
-    monkeypatch.setattr(Run, "train_step", step)
+
+    def train_step(self: Run, parts: list[Batch]) -> dict[str, float]:
+        terms = real(self, parts)
+        seen.append(self.model.state_dict()[name].clone())
+        return terms
+
+    monkeypatch.setattr(Run, "train_step", train_step)
     model, _ = run(root, tmp_path, steps=3, ema=0.15)
     average = seen[0]
     for count, current in enumerate(seen[1:], 1):
         decay = min(0.15, (1 + count) / (10 + count))
         average = average * decay + current * (1 - decay)
-    torch.testing.assert_close(model.class_head.bias, average)
+    torch.testing.assert_close(model.state_dict()[name], average)
+
+
+def test_a_log_line_has_the_means_since_the_one_before(uninterrupted: Path, root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path, log_every=4)
+    single = [row["loss"] for row in train_rows(uninterrupted)]
+    found = [(row["step"], row["loss"]) for row in train_rows(tmp_path)]
+    assert found == [(4, pytest.approx(np.mean(single[:4]))), (6, pytest.approx(np.mean(single[4:])))]
 
 
 def test_without_validation_the_last_is_the_best(uninterrupted: Path) -> None:
@@ -532,6 +545,14 @@ def test_rate_warms_up_and_falls_to_its_end() -> None:
     assert rates[100] == pytest.approx(0.1)
     assert sorted(rates[10:], reverse=True) == rates[10:]
     assert rate_factor(0, replace(config, warmup=0)) == 1
+
+
+def test_every_group_of_parameters_follows_the_rate(tmp_path: Path) -> None:
+    started = Run(tiny(), CONFIG, tmp_path)
+    full = [group["lr"] for group in started.optimizer.param_groups]
+    started._set_rates()
+    assert [group["lr"] for group in started.optimizer.param_groups] == [rate / 2 for rate in full]
+    assert len(set(full)) > 1
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 8), (3, 3), (8, 8), (99, 8)])

@@ -86,7 +86,7 @@ class MaskCriterion:
             # Zero, but through the logits: gradients reach all parameters even where no image has a segment.
             return 0 * mask_logits.sum(), 0 * mask_logits.sum()
         logits = mask_logits[queries].float()
-        chosen = losses.uncertain_points(logits, self.points)
+        chosen = losses.uncertain_points(logits, self.points, known=known)
         logits, targets, known = logits[:, chosen], targets[rows][:, chosen], known[chosen]
         mask_loss = losses.mask_focal if self.focal else losses.mask_bce
         return mask_loss(logits, targets, known).sum(), losses.mask_dice(logits, targets, known).sum()

@@ -38,7 +38,7 @@ def point_targets(segments: Segments, points: Tensor) -> tuple[Tensor, Tensor]:
     return targets.float(), ~unknown
 
 
-def uncertain_points(mask_logits: Tensor, count: int, important: float = 0.75) -> Tensor:
+def uncertain_points(mask_logits: Tensor, count: int, important: float = 0.75, known: Tensor | None = None) -> Tensor:
     """Indices [count] of the points to train on: most where the masks are undecided, the rest uniform.
 
     Importance sampling of PointRend (Kirillov et al. 2020, section 4.1), shared by all masks of one image so that the
@@ -46,11 +46,14 @@ def uncertain_points(mask_logits: Tensor, count: int, important: float = 0.75) -
 
     Args:
         mask_logits: [n, P] at candidate points in random order.
+        known: bool [P]; void points are never among the important ones, whatever is predicted there.
     """
     by_chance = count - round(count * important)
     if mask_logits.shape[0] == 0:
         return torch.arange(count, device=mask_logits.device)
     certainty = mask_logits.detach()[:, by_chance:].abs().amin(0)
+    if known is not None:
+        certainty = certainty.masked_fill(~known[by_chance:], torch.inf)
     chosen = certainty.topk(count - by_chance, largest=False, sorted=False).indices + by_chance
     return torch.cat([torch.arange(by_chance, device=chosen.device), chosen])
 
