@@ -75,7 +75,8 @@ def _class_evidence(
 def best_somewhere(evidence: Tensor, inside: Tensor) -> list[int]:
     """Classes that are the best of all [K, h, w] in some cell within one cell of `inside` [h, w].
 
-    Only these are upsampled: no interpolated pixel of the region lies between other cells.
+    Only these are upsampled. A class that is second on both sides of a boundary could win between two cells; it is
+    left out, as a sliver that no cell supports.
     """
     near = F.max_pool2d(inside[None].float(), kernel_size=3, stride=1, padding=1)[0] > 0
     return torch.unique(evidence.argmax(0)[near]).tolist()
