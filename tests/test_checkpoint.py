@@ -87,7 +87,7 @@ def test_card_says_what_people_should_know(model: SegmentationModel, saved: Path
     card = load(saved).card
     assert (card["model"], card["preset"], card["schema"], card["licence"]) == ("hybrid", "tiny", 1, "CC0-1.0")
     assert card["parameters"] == sum(p.numel() for p in model.parameters())
-    assert [row["name"] for row in card["classes"]] == ["disc", "square"]
+    assert [row["name"] for row in card["classes"]["labels"]] == ["disc", "square"]
 
 
 def test_description_is_the_same_before_and_after_json(model: SegmentationModel) -> None:

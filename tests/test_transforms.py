@@ -125,7 +125,7 @@ def test_alpha_moves_like_the_image_and_stays_on_its_segments(view: tuple[Size, 
     x0, y0, x1, y1 = geometry.crop
     size = shown.shape[::-1]
     expected = np.asarray(Image.fromarray(alpha[y0:y1, x0:x1]).resize(size, Image.Resampling.BILINEAR)).astype(int)
-    np.testing.assert_allclose(shown, expected[:, ::-1] if geometry.flip else expected, atol=1)
+    np.testing.assert_allclose(shown, expected[:, ::-1] if geometry.flip else expected, atol=2)
 
 
 def test_an_alpha_that_is_not_resized_is_the_id_map_s_own() -> None:
@@ -156,7 +156,7 @@ def test_boxes_stay_the_boxes_of_their_masks(view: tuple[Size, Geometry], data: 
     height, width = geometry.letterbox.content
     box = geometry.boxes(torch.tensor([[x0, y0, x1, y1]], dtype=torch.float64))[0].numpy()
     seen = box.clip(0, [width - 1, height - 1, width - 1, height - 1])
-    np.testing.assert_allclose(seen, box_of(moved), atol=1.0)
+    np.testing.assert_allclose(seen, box_of(moved), atol=2.0)
 
 
 def test_whole_numbers_are_points_and_boxes_too() -> None:
@@ -245,7 +245,7 @@ def test_resizing_is_the_antialiased_one_of_pillow(size: Size, target: Size) -> 
     cut = Image.fromarray(image[y0:y1, x0:x1])
     expected = np.asarray(cut.resize(target[::-1], Image.Resampling.BILINEAR)).astype(int)
     shown = moved[:, : target[0], : target[1]].permute(1, 2, 0).int().numpy()
-    np.testing.assert_allclose(shown, expected, atol=1)
+    np.testing.assert_allclose(shown, expected, atol=2)
 
 
 def test_photos_that_may_not_be_written_to_are_read_all_the_same() -> None:
@@ -410,7 +410,7 @@ def test_jitter_of_no_strength_changes_nothing() -> None:
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
     result = jitter_color(images, 0.0, torch.Generator().manual_seed(0))
     assert result.dtype == torch.float32
-    torch.testing.assert_close(result, images.float(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(result, images.float(), atol=2e-3, rtol=0)
 
 
 def test_jitter_follows_its_generator() -> None:

@@ -372,10 +372,56 @@ ROWS = st.builds(
 )
 
 
-@given(st.lists(ROWS, min_size=1, max_size=6, unique_by=lambda label: label.name))
-def test_json_round_trip(rows: list[Label]) -> None:
-    table = LabelMap(tuple(rows))
+UNIQUE = (lambda label: label.name, lambda label: label.raw_pixel if label.raw_pixel is not None else label.name)
+
+
+@given(st.lists(ROWS, min_size=1, max_size=6, unique_by=UNIQUE), st.sets(st.integers(70000, 70009), max_size=3))
+def test_json_round_trip(rows: list[Label], void: set[int]) -> None:
+    table = LabelMap(tuple(rows), void=tuple(void), background=(80000,))
     assert LabelMap.from_json(json.loads(json.dumps(table.to_json()))) == table
+
+
+def test_rows_alone_are_read_as_the_first_version_wrote_them() -> None:
+    table = LabelMap.from_names(["cat", "dog"])
+    assert LabelMap.from_json(table.to_json()["labels"]) == table
+
+
+TABLE = LabelMap(
+    (Label("cat", source_id=17, raw_pixel=16), Label("sky", raw_pixel=90000)), void=(255,), background=(0,)
+)
+
+
+def test_pixels_become_class_indices() -> None:
+    small = np.array([[0, 16], [255, 16]], np.uint8)
+    assert TABLE.classes_of(small, "a.png").tolist() == [[2, 0], [-1, 0]]
+    large = np.array([[0, 16], [90000, 255]])
+    assert TABLE.classes_of(large, "a.png").tolist() == [[2, 0], [1, -1]]
+
+
+def test_colours_are_pixels_too() -> None:
+    colors = np.array([[[90000 % 256, 90000 // 256 % 256, 90000 // 65536], [16, 0, 0]]], np.uint8)
+    assert TABLE.classes_of(colors, "a.png").tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("pixels", [np.array([[0, 7]], np.uint8), np.array([[7, 90000]]), np.array([[7, 99999]])])
+def test_an_unknown_pixel_is_named(pixels: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"^unknown value in a mask: a\.png \(found 7.*knows 0, 16, 255, 90000\)"):
+        TABLE.classes_of(pixels, "a.png")
+
+
+def test_meanings_in_words() -> None:
+    assert [TABLE.meaning(value) for value in (16, 0, 255, 3)] == ["cat", "background", "void", "unknown"]
+
+
+def test_source_ids() -> None:
+    assert TABLE.index_of_source(17) == 0
+    with pytest.raises(DataError, match=r"^unknown class id: 16 \(the table has: 17 cat"):
+        TABLE.index_of_source(16)
+
+
+def test_one_meaning_a_pixel() -> None:
+    with pytest.raises(DataError, match="a pixel value has two meanings"):
+        LabelMap((Label("a", raw_pixel=3),), void=(3,))
 
 
 def test_300_classes_have_300_colours() -> None:

@@ -144,6 +144,44 @@ def load_weights(model: SegmentationModel, state: Mapping[str, Tensor], where: o
     model.load_state_dict(state)
 
 
+def transfer(model: SegmentationModel, source: str | Path) -> list[str]:
+    """Start `model` from the weights of a checkpoint of the same system, to fine-tune it.
+
+    Rows of the class head are matched by class name; what the checkpoint lacks (a new class, a deeper encoder) stays
+    as it is.
+
+    Args:
+        source: what `load` takes.
+
+    Returns:
+        names of the parameters and classes that were not in the checkpoint.
+
+    Raises:
+        ModelError: it is another system, or its sizes are others.
+    """
+    given = load(source)
+    if model_name(given) != model_name(model):
+        why = f"the weights are of {model_name(given)}, the model is {model_name(model)}"
+        raise ModelError("weights of another system", where=source, why=why)
+    own, state = model.state_dict(), given.state_dict()
+    known = {name: row for row, name in enumerate(given.labels.names)}
+    rows = [*(known.get(name) for name in model.labels.names), len(known)]  # The last row is "no object".
+    for name in [n for n in own if n.startswith("class_head.") and n in state]:
+        state[name] = _class_rows(own[name], state[name], rows)
+    fresh = [name for name in own if name not in state]
+    load_weights(model, own | state, source)
+    return fresh + [f"class {name}" for name in model.labels.names if name not in known]
+
+
+def _class_rows(own: Tensor, given: Tensor, rows: list[int | None]) -> Tensor:
+    """`own` [K+1, ...] with row `k` taken from ``given[rows[k]]`` where that is a number."""
+    filled = own.clone()
+    for k, row in enumerate(rows):
+        if row is not None:
+            filled[k] = given[row]
+    return filled
+
+
 def model_json(model: SegmentationModel, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The ``model.json`` of a model: enough to build it again, and what people should know of it."""
     module = model_module(model_name(model))

@@ -119,6 +119,7 @@ def train(
     /,
     out: Path,
     preset: str = "small",
+    weights: str | None = None,
     set: Repeated = (),
     format: str | None = None,
     seed: int = 0,
@@ -131,6 +132,7 @@ def train(
         data: one or more data folders; classes are joined by name.
         out: run folder: checkpoints, log, pictures.
         preset: size of the model.
+        weights: bundled name or checkpoint folder to start from (fine-tuning); random weights if not given.
         set: a training setting as key=value, repeatable.
         format: data format, found by looking if not given.
         seed: of weights, order and augmentation.
@@ -138,6 +140,7 @@ def train(
     """
     import torch
 
+    from .checkpoint import transfer
     from .datasets import open_datasets, open_where_split
     from .models import create_model, model_module
     from .train import train as run
@@ -147,14 +150,11 @@ def train(
     val = open_where_split(data, "val", format)
     print(f"{len(dataset)} training images, {len(val) if val else 0} for validation; {', '.join(dataset.labels.names)}")
     torch.manual_seed(config.seed)
-    scores = run(
-        create_model(model, preset, classes=dataset.labels),
-        dataset,
-        config,
-        out=out,
-        val=val,
-        allow_change=allow_change,
-    )
+    created = create_model(model, preset, classes=dataset.labels)
+    if weights:
+        fresh = transfer(created, weights)
+        print(f"starting from {weights}; new: {', '.join(fresh[:3]) or 'nothing'}{', ...' * (len(fresh) > 3)}")
+    scores = run(created, dataset, config, out=out, val=val, allow_change=allow_change)
     print(f"{out}: " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items() if isinstance(v, float)))
 
 

@@ -107,7 +107,9 @@ def _class_names(segments: Segments) -> list[str]:
 
 def _summary(segments: Segments, name: str, timings: Mapping[str, float]) -> dict[str, Any]:
     height, width = segments.size
-    classes = segments.labels.to_json() if segments.labels else [{"name": name} for name in _class_names(segments)]
+    classes = (
+        segments.labels.to_json()["labels"] if segments.labels else [{"name": name} for name in _class_names(segments)]
+    )
     return {
         "name": name,
         "width": width,

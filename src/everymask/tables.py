@@ -74,5 +74,7 @@ def _bundled_row(name: str, card: dict[str, Any]) -> list[str]:
     scores = "\n".join(
         f"{data}: foreground IoU {s['foreground_iou']:.3f}" for data, s in card.get("scores", {}).items()
     )
-    classes = ", ".join(row["name"] for row in card["classes"])
+    from .labels import LabelMap
+
+    classes = ", ".join(LabelMap.from_json(card["classes"]).names)
     return [name, f"{card['model']} {card['preset']}", classes, scores, card.get("licence", "unknown")]

@@ -171,6 +171,9 @@ class Run:
         images = batch.images
         if self.config.color:
             images = jitter_color(images, self.config.color, torch.default_generator)
+            # Padding stays as black as inference has it.
+            content = batch.valid(multiple=1)
+            images = images if content is None else images * content
         return replace(batch, images=images.contiguous(memory_format=torch.channels_last))
 
     def _set_rates(self) -> float:
@@ -289,7 +292,17 @@ def check_finite(losses: dict[str, Tensor], batch: Batch) -> None:
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """ "name: before -> now" for each entry that differs."""
-    return [f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in {**before, **now} if before.get(k) != now.get(k)]
+    return [
+        f"{k}: {_shown(before.get(k))} -> {_shown(now.get(k))}"
+        for k in {**before, **now}
+        if before.get(k) != now.get(k)
+    ]
+
+
+def _shown(value: Any) -> str:
+    """A class table by its names, all else as it is."""
+    names = [row["name"] for row in value["labels"]] if isinstance(value, dict) and "labels" in value else value
+    return repr(names)
 
 
 def refuse(changed: list[str], folder: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import DataError
 from ..image import read_image, read_mask
-from ..labels import LabelMap
+from ..labels import LabelMap, unknown_values
 from ..types import VOID, Sample, Segments
 
 
@@ -88,9 +88,7 @@ def check_values(mask: np.ndarray, known: Sequence[int], path: Path) -> None:
         raise DataError("expected one label value a pixel", where=path, why="the mask is RGB", fix=fix)
     unknown = sorted(set(np.unique(mask).tolist()) - set(known))
     if unknown:
-        shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
-        why = f"found {shown}; this data set knows {', '.join(map(str, sorted(known)))}"
-        raise DataError("unknown value in a mask", where=path, why=why, fix="List it in classes.json or mend the mask.")
+        raise unknown_values(unknown, known, path)
 
 
 def pair_by_stem(images: Sequence[Path], masks: Sequence[Path]) -> list[tuple[Path, Path]]:
@@ -121,25 +119,18 @@ def _unique_stems(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def segments_from_values(
-    mask: np.ndarray, class_of_value: dict[int, int], labels: LabelMap, *, void: Sequence[int] = ()
-) -> Segments:
+def semantic_segments(classes: np.ndarray, labels: LabelMap) -> Segments:
     """Semantic truth: one segment a class that occurs.
 
     Args:
-        mask: raw values [H, W], each in `class_of_value`, in `void`, or background.
+        classes: what `LabelMap.classes_of` gives [H, W]: class index, -1 void, ``len(labels)`` background.
     """
-    class_map = np.full(int(mask.max(initial=0)) + 1, len(labels), np.int64)
-    for value, k in class_of_value.items():
-        if value < len(class_map):
-            class_map[value] = k
-    classes = class_map[mask]
-    present = np.unique(classes[classes < len(labels)])
-    ids = np.zeros(len(labels) + 1, np.int32)
+    counts = np.bincount(classes.ravel() + 1, minlength=len(labels) + 2)[1:-1]
+    present = np.flatnonzero(counts)
+    ids = np.zeros(len(labels) + 2, np.int32)
     ids[present] = np.arange(1, len(present) + 1)
-    id_map = ids[classes]
-    id_map[np.isin(mask, list(void))] = VOID
-    return Segments.build(id_map, torch.from_numpy(present), labels=labels)
+    ids[-1] = VOID  # Class -1 reads the last entry.
+    return Segments.build(ids[classes], torch.from_numpy(present), labels=labels)
 
 
 class Subset(Dataset):
@@ -183,8 +174,13 @@ class Concat(Dataset):
 
 
 def join_labels(tables: Sequence[LabelMap]) -> LabelMap:
-    """All classes by name, in order of first appearance."""
-    joined = {label.name: label for table in reversed(tables) for label in table}
+    """All classes by name, in order of first appearance.
+
+    Tables that differ lose their raw pixel values: these are the parts' own business and may contradict each other.
+    """
+    if all(table == tables[0] for table in tables):
+        return tables[0]
+    joined = {label.name: replace(label, raw_pixel=None) for table in reversed(tables) for label in table}
     order = dict.fromkeys(name for table in tables for name in table.names)
     return LabelMap(tuple(joined[name] for name in order))
 

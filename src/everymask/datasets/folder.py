@@ -21,7 +21,7 @@ from ..errors import DataError
 from ..image import list_images
 from ..labels import Label, LabelMap, distinct_color
 from ..types import Segments
-from .base import PairDataset, check_values, pair_by_stem, segments_from_values
+from .base import PairDataset, pair_by_stem, semantic_segments
 
 
 def detect(root: Path) -> str | None:
@@ -37,34 +37,39 @@ def splits(root: Path) -> tuple[str, ...]:
     return () if (root / "images").is_dir() else tuple(sorted(p.parent.name for p in root.glob("*/images")))
 
 
+BINARY = (
+    LabelMap((Label("foreground", distinct_color(0), raw_pixel=1),), background=(0,)),
+    LabelMap((Label("foreground", distinct_color(0), raw_pixel=255),), background=(0,)),
+)
+"""Tables of a mask without 255, and of one with it: never both, that would be three classes."""
+
+
 class Folder(PairDataset):
-    """Semantic masks: one value a class.
+    """Semantic masks: one value, or one colour, a class.
 
     Args:
-        pairs: image and mask files; the table is read from ``root/classes.json`` where there is one.
+        labels: the class table; None reads ``root/classes.json``, and takes masks as binary where there is none.
     """
 
-    def __init__(self, root: Path, split: str, pairs: Sequence[tuple[Path, Path]]) -> None:
-        table = root / "classes.json"
-        self.void: tuple[int, ...] = ()
-        self.known: tuple[int, ...] = ()
-        if table.is_file():
-            labels, self.void, background = labels_from_json(table)
-            self.values = {int(label.raw_pixel or 0): k for k, label in enumerate(labels)}
-            self.known = (*self.values, *self.void, *background)
-            _check_distinct([int(label.raw_pixel or 0) for label in labels], self.void, background, table)
-        else:
-            labels, self.values = LabelMap.from_names(["foreground"]), {1: 0, 255: 0}
-        super().__init__(root, split, labels, pairs)
+    def __init__(
+        self, root: Path, split: str, pairs: Sequence[tuple[Path, Path]], labels: LabelMap | None = None
+    ) -> None:
+        if labels is None and (root / "classes.json").is_file():
+            labels = labels_from_json(root / "classes.json")
+        self.binary = labels is None
+        super().__init__(root, split, labels or BINARY[1], pairs)
 
     def segments(self, mask: np.ndarray, path: Path) -> Segments:
-        check_values(mask, self.known or _binary_values(mask), path)
-        return segments_from_values(mask, self.values, self.labels, void=self.void)
+        table = BINARY[int(mask.max(initial=0)) > 1] if self.binary else self.labels
+        return semantic_segments(table.classes_of(check_channels(mask, table, path), path), self.labels)
 
 
-def _binary_values(mask: np.ndarray) -> tuple[int, int]:
-    """0 and 1 for a mask without 255, else 0 and 255: never both, that would be three classes."""
-    return (0, 1) if mask.size and mask.max() <= 1 else (0, 255)
+def check_channels(mask: np.ndarray, labels: LabelMap, path: Path) -> np.ndarray:
+    """The mask, if it is of numbers [H, W], or of colours [H, W, 3] and so are the table's pixel values."""
+    if mask.ndim == 3 and max(labels.pixel_classes(), default=0) <= 255:
+        fix = "Save labels as a one-channel or palette PNG of class values."
+        raise DataError("expected one label value a pixel", where=path, why="the mask is RGB", fix=fix)
+    return mask
 
 
 def split_folder(root: Path, split: str) -> Path:
@@ -73,8 +78,8 @@ def split_folder(root: Path, split: str) -> Path:
     return root / (split or ("train" if "train" in known else known[0])) if known else root
 
 
-def labels_from_json(path: Path) -> tuple[LabelMap, tuple[int, ...], tuple[int, ...]]:
-    """Class table, void values and background values of a ``classes.json``.
+def labels_from_json(path: Path) -> LabelMap:
+    """The class table of a ``classes.json``.
 
     Raises:
         DataError: it is not JSON, or an entry lacks its name or is of another type; the message says which.
@@ -86,12 +91,14 @@ def labels_from_json(path: Path) -> tuple[LabelMap, tuple[int, ...], tuple[int, 
     rows = data.get("classes", []) if isinstance(data, dict) else data
     if not isinstance(rows, list) or not rows:
         raise DataError("expected a list of classes", where=path, why=f"found {rows!r}")
-    labels = LabelMap(tuple(_label(row, k, path) for k, row in enumerate(rows)))
+    labels = tuple(_label(row, k, path) for k, row in enumerate(rows))
     options = data if isinstance(data, dict) else {}
     background = _values(options.get("background", []), "background", path)
     # 255 is void where nothing is said and nothing else has this value.
     usual = [v for v in (255,) if v not in background and v not in {label.raw_pixel for label in labels}]
-    return labels, _values(options.get("void", usual), "void", path), background
+    void = _values(options.get("void", usual), "void", path)
+    _check_distinct([int(label.raw_pixel or 0) for label in labels], void, background, path)
+    return LabelMap(labels, void, background)
 
 
 def _label(row: Any, index: int, path: Path) -> Label:

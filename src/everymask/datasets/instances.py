@@ -49,7 +49,7 @@ class Instances(PairDataset):
 def read_labels(root: Path) -> LabelMap:
     """The class table of the folder."""
     if (root / "classes.json").is_file():
-        return labels_from_json(root / "classes.json")[0]
+        return labels_from_json(root / "classes.json")
     if (root / "data.yaml").is_file():
         names = _yaml_names(root / "data.yaml")
         return LabelMap.from_names(names or ["object"])

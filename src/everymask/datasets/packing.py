@@ -124,6 +124,8 @@ def _refuse_other(held: Mapping[str, Any], plan: Mapping[str, Any], folder: Path
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict) and "labels" in value:
+        value = value["labels"]
     if not isinstance(value, list):
         return str(value)[:16] or "none"
     rows = [row.get("name") or f"{row['reader']} {row['root']} {row['split']} ({row['count']})" for row in value[:20]]

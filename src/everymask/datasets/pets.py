@@ -9,17 +9,18 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ..image import list_images
 from ..labels import LabelMap
-from ..types import Segments
-from .base import PairDataset, check_values, pair_by_stem, segments_from_values
+from ..types import VOID, Segments
+from .base import PairDataset, pair_by_stem, semantic_segments
 
-LABELS = LabelMap.from_names(["cat", "dog"])
 PET, BACKGROUND, BORDER = 1, 2, 3
+LABELS = LabelMap.from_names(["cat", "dog"])
 
 
 def detect(root: Path) -> str | None:
@@ -57,10 +58,17 @@ class Pets(PairDataset):
         self.border = border
 
     def segments(self, mask: np.ndarray, path: Path) -> Segments:
-        check_values(mask, (PET, BACKGROUND, BORDER), path)
-        species = LABELS.index("cat" if path.stem[0].isupper() else "dog")
-        classes = {PET: species, BORDER: species} if self.border == "foreground" else {PET: species}
-        return segments_from_values(mask, classes, LABELS, void=(BORDER,) if self.border == "void" else ())
+        species = "cat" if path.stem[0].isupper() else "dog"
+        classes = trimap_table(species).classes_of(mask, path)
+        if self.border == "foreground":
+            classes[classes == VOID] = LABELS.index(species)
+        return semantic_segments(classes, LABELS)
+
+
+def trimap_table(species: str) -> LabelMap:
+    """What the values of a trimap mean where the photo shows this species."""
+    labels = tuple(replace(label, raw_pixel=PET if label.name == species else None) for label in LABELS)
+    return LabelMap(labels, void=(BORDER,), background=(BACKGROUND,))
 
 
 def assigned_splits(stems: Sequence[str]) -> list[str]:

@@ -16,6 +16,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.squeeze = ConvBlock(channels, channels // 2, kernel=1)
         self.expand = ConvBlock(channels // 2, channels)
+        # Nearly the identity at first: depth disturbs neither the start of a training nor weights grown from a
+        # shallower net (as LayerScale, Touvron et al. 2021, equation 4).
+        nn.init.constant_(self.expand.norm.weight, 0.1)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         return x + keep_valid(self.expand(keep_valid(self.squeeze(x), valid)), valid)

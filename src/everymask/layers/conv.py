@@ -19,6 +19,13 @@ class ConvBlock(nn.Sequential):
             nn.LeakyReLU(0.1, inplace=True),
         )
 
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        """The batch norm."""
+        norm = self[1]
+        assert isinstance(norm, nn.BatchNorm2d)
+        return norm
+
 
 def keep_valid(features: Tensor, valid: Tensor | None) -> Tensor:
     """Zero the features [B, D, h, w] that lie beyond each image's own canvas.

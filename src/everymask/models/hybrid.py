@@ -66,9 +66,9 @@ PRESETS = {
     "base": Config(),
     "original": Config(mask_dim=384, compat="original"),
     "small": Config(
-        image_side=320,
+        image_side=448,
         widths=(16, 32, 64, 128, 256),
-        blocks=(1, 2, 3, 2),
+        blocks=(2, 4, 8, 4),
         stem_stride=2,
         pyramid=(32, 64, 96, 128),
         dim=128,
