@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,31 +91,40 @@ def check_values(mask: np.ndarray, known: Sequence[int], path: Path) -> None:
         raise unknown_values(unknown, known, path)
 
 
-def pair_by_stem(images: Sequence[Path], masks: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Pairs of equal file stem, in the images' order.
+Sides = tuple[dict[str, Path], dict[str, Path]]
+"""Image files and mask files of a data set by the key that pairs them, before pairing: what a module's
+``sides(root, split)`` gives, so that the data doctor can look at orphans that a reader refuses."""
+
+
+def pair(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[tuple[Path, Path]]:
+    """Pairs of equal key, in the images' order.
 
     Raises:
-        DataError: orphans on either side (each is named), or two files of one stem.
+        DataError: orphans on either side; each is named.
     """
-    by_stem = _unique_stems(masks)
-    image_stems = _unique_stems(images)
-    lonely = [p for p in images if p.stem not in by_stem] + [p for p in masks if p.stem not in image_stems]
+    lonely = [images[key] for key in images if key not in masks] + [masks[key] for key in masks if key not in images]
     if lonely:
         listed = ", ".join(f"{p.parent.name}/{p.name}" for p in lonely)
         fix = "Add the missing partner or move the orphan away."
         raise DataError(
             "files without a partner", where=lonely[0].parent.parent, why=f"{len(lonely)}: {listed}", fix=fix
         )
-    return [(image, by_stem[image.stem]) for image in images]
+    return [(image, masks[key]) for key, image in images.items()]
 
 
-def _unique_stems(paths: Sequence[Path]) -> dict[str, Path]:
+def by_stem(paths: Sequence[Path], suffix: str = "") -> dict[str, Path]:
+    """Files by their stem, without `suffix` at its end.
+
+    Raises:
+        DataError: two files share a stem.
+    """
     found: dict[str, Path] = {}
     for path in paths:
-        if path.stem in found:
-            why = f"{found[path.stem].name} and {path.name}"
+        key = path.stem.removesuffix(suffix)
+        if key in found:
+            why = f"{found[key].name} and {path.name}"
             raise DataError("two files share a stem", where=path.parent, why=why, fix="Keep one of them.")
-        found[path.stem] = path
+        found[key] = path
     return found
 
 

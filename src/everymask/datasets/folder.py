@@ -21,7 +21,7 @@ from ..errors import DataError
 from ..image import list_images
 from ..labels import Label, LabelMap, distinct_color
 from ..types import Segments
-from .base import PairDataset, pair_by_stem, semantic_segments
+from .base import PairDataset, Sides, by_stem, pair, semantic_segments
 
 
 def detect(root: Path) -> str | None:
@@ -35,6 +35,12 @@ def detect(root: Path) -> str | None:
 def splits(root: Path) -> tuple[str, ...]:
     """Names of the folders that hold ``images/``; none where `root` itself does."""
     return () if (root / "images").is_dir() else tuple(sorted(p.parent.name for p in root.glob("*/images")))
+
+
+def sides(root: Path, split: str) -> Sides:
+    """Image files and mask files by stem."""
+    folder = split_folder(root, split)
+    return by_stem(list_images(folder / "images")), by_stem(list_images(folder / "masks"))
 
 
 BINARY = (
@@ -129,5 +135,4 @@ def _check_distinct(classes: Sequence[int], void: Sequence[int], background: Seq
 
 def open_split(root: Path, split: str) -> Folder:
     """The reader of this format."""
-    folder = split_folder(root, split)
-    return Folder(root, split, pair_by_stem(list_images(folder / "images"), list_images(folder / "masks")))
+    return Folder(root, split, pair(*sides(root, split)))

@@ -15,10 +15,10 @@ from ..errors import DataError
 from ..image import list_images
 from ..labels import LabelMap
 from ..types import Segments
-from .base import PairDataset, pair_by_stem
+from .base import PairDataset, Sides, by_stem, pair
 from .folder import labels_from_json, split_folder, splits
 
-__all__ = ["Instances", "detect", "open_split", "splits"]
+__all__ = ["Instances", "detect", "open_split", "sides", "splits"]
 
 
 def detect(root: Path) -> str | None:
@@ -29,13 +29,17 @@ def detect(root: Path) -> str | None:
     return None
 
 
+def sides(root: Path, split: str) -> Sides:
+    """Image files and mask files by stem."""
+    folder = split_folder(root, split)
+    return by_stem(list_images(folder / "images")), by_stem(list_images(folder / "instances"))
+
+
 class Instances(PairDataset):
     """Instances of one class from indexed PNG files (8 or 16 bit)."""
 
     def __init__(self, root: Path, split: str = "") -> None:
-        folder = split_folder(root, split)
-        pairs = pair_by_stem(list_images(folder / "images"), list_images(folder / "instances"))
-        super().__init__(root, split, read_labels(root), pairs)
+        super().__init__(root, split, read_labels(root), pair(*sides(root, split)))
 
     def segments(self, mask: np.ndarray, path: Path) -> Segments:
         if mask.ndim != 2:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..image import list_images
-from .base import pair_by_stem
+from .base import Sides, by_stem, pair
 from .matte import PERSON, MatteDataset
 
 PHOTOS = {
@@ -43,14 +43,23 @@ def photo_folder(root: Path, split: str) -> Path:
     return root / PHOTOS.get(name, name)
 
 
+def first_split(root: Path) -> str:
+    """What "" stands for: "train", or the first split there is."""
+    return next(iter(splits(root)), "train")
+
+
+def sides(root: Path, split: str) -> Sides:
+    """Image files and mask files by stem."""
+    photos = photo_folder(root, split or first_split(root))
+    return by_stem(list_images(photos)), by_stem(list_images(photos.parent / "mask"))
+
+
 class P3M(MatteDataset):
     """Portraits of one split; "" takes "train", or the first split there is."""
 
     def __init__(self, root: Path, split: str = "") -> None:
-        name = split or next(iter(splits(root)), "train")
-        photos = photo_folder(root, name)
-        pairs = pair_by_stem(list_images(photos), list_images(photos.parent / "mask"))
-        super().__init__(root, name, PERSON, pairs)
+        name = split or first_split(root)
+        super().__init__(root, name, PERSON, pair(*sides(root, name)))
 
 
 def open_split(root: Path, split: str) -> P3M:

@@ -17,7 +17,7 @@ import numpy as np
 from ..image import list_images
 from ..labels import LabelMap
 from ..types import VOID, Segments
-from .base import PairDataset, pair_by_stem, semantic_segments
+from .base import PairDataset, Sides, by_stem, pair, semantic_segments
 
 PET, BACKGROUND, BORDER = 1, 2, 3
 LABELS = LabelMap.from_names(["cat", "dog"])
@@ -42,6 +42,15 @@ def split_of(position: int) -> str:
     return "val" if position % 12 == 1 else "train"
 
 
+def sides(root: Path, split: str) -> Sides:
+    """Image files and mask files by stem."""
+    images, trimaps = by_stem(list_images(root / "images")), by_stem(list_images(root / "trimaps"))
+    stems = sorted({*images, *trimaps})  # Of both sides, so that an orphan does not shift the split of the others.
+    part = dict(zip(stems, assigned_splits(stems), strict=True))
+    chosen = {stem for stem in stems if split in ("", part[stem])}
+    return {s: p for s, p in images.items() if s in chosen}, {s: p for s, p in trimaps.items() if s in chosen}
+
+
 class Pets(PairDataset):
     """Cats and dogs; the species is in the file name (cat breeds are capitalised).
 
@@ -50,11 +59,7 @@ class Pets(PairDataset):
     """
 
     def __init__(self, root: Path, split: str = "", border: str = "void") -> None:
-        pairs = pair_by_stem(list_images(root / "images"), list_images(root / "trimaps"))
-        chosen = [
-            p for p, part in zip(pairs, assigned_splits([p[0].stem for p in pairs]), strict=True) if split in ("", part)
-        ]
-        super().__init__(root, split, LABELS, chosen)
+        super().__init__(root, split, LABELS, pair(*sides(root, split)))
         self.border = border
 
     def segments(self, mask: np.ndarray, path: Path) -> Segments:

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import ImageError
 from ..image import list_images, read_mask, read_palette
-from .base import pair_by_stem
+from .base import Sides, by_stem, pair
 from .matte import OPAQUE, PERSON, MatteDataset
 
 SOFT_VALUES = 32
@@ -45,13 +45,17 @@ def splits(root: Path) -> tuple[str, ...]:
     return ()
 
 
+def sides(root: Path, split: str) -> Sides:
+    """Image files and mask files by stem."""
+    folder = _pair_folder(root) or root
+    return by_stem(list_images(folder / "images")), by_stem(list_images(folder / "masks"))
+
+
 class Supervisely(MatteDataset):
     """Persons with soft edges."""
 
     def __init__(self, root: Path, split: str = "") -> None:
-        folder = _pair_folder(root) or root
-        pairs = pair_by_stem(list_images(folder / "images"), list_images(folder / "masks"))
-        super().__init__(root, split, PERSON, pairs)
+        super().__init__(root, split, PERSON, pair(*sides(root, split)))
 
 
 def _pair_folder(root: Path) -> Path | None:
