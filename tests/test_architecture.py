@@ -28,7 +28,7 @@ ROOT = "everymask"
 # A module may import from its own layer and from those above it in this list. A folder counts as one name.
 LAYERS = [
     {"errors", "files", "labels", "types", "recipe"},
-    {"image", "transforms", "losses", "postprocess", "metrics", "prompts", "layers"}
+    {"image", "transforms", "losses", "upsample", "postprocess", "metrics", "prompts", "layers"}
     | {"drawing", "maps", "visualize", "compare", "charts", "save", "result", "model"},
     {"matcher", "criterion", "encoders", "datasets"},
     {"models"},

@@ -22,6 +22,7 @@ from everymask.layers.param_groups import param_groups
 from everymask.layers.position import sine_position
 from everymask.layers.transformer import MLP, Attention, DecoderLayer
 from everymask.types import Batch, Letterbox
+from everymask.upsample import interpolate
 
 Size = tuple[int, int]
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
@@ -143,11 +144,13 @@ def test_a_batch_decodes_each_image_as_alone() -> None:
         torch.testing.assert_close(sampled, alone.sample(points[None])[0], **TOLERANCE)
 
 
-def test_resampling_is_the_second_half_of_decoding() -> None:
-    box = Letterbox((45, 61), (47, 64), (64, 64))
+@pytest.mark.parametrize("source", [(45, 61), (450, 611), (9, 13)])
+def test_positions_are_those_that_decoding_interpolates_at(source: tuple[int, int]) -> None:
+    box = Letterbox(source, (47, 64), (64, 64))
     masks, queries = masks_of([box], box.canvas), torch.tensor([0, 1])
-    halves = masks.resample(0, masks.decode(0, queries), box.source)
-    assert torch.equal(halves, masks.decode(0, queries, box.source))
+    rows, columns = masks.positions(0, source)
+    halves = interpolate(interpolate(masks.decode(0, queries), rows, axis=1), columns, axis=2)
+    torch.testing.assert_close(halves, masks.decode(0, queries, source), atol=1e-5, rtol=1e-5)
 
 
 # --- positions -------------------------------------------------------------------------------------------------------

@@ -295,7 +295,7 @@ class PixelMasks:
     def decode(self, b: int, queries: Tensor, size: object = None) -> Tensor:
         raise NotImplementedError
 
-    def resample(self, b: int, maps: Tensor, size: object) -> Tensor:
+    def positions(self, b: int, size: object) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
 

@@ -47,12 +47,15 @@ class DrawnMasks:
     def decode(self, b: int, queries: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         self.asked.append(queries.tolist())
         maps = self.logits[queries]
-        return maps if size is None else self.resample(b, maps, size)
-
-    def resample(self, b: int, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        if len(maps) == 0:
-            return maps.new_zeros(0, *size)
+        if size is None or len(maps) == 0:
+            return maps if size is None else maps.new_zeros(0, *size)
         return F.interpolate(maps[None], size, mode="bilinear")[0]
+
+    def positions(self, b: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        height, width = self.logits.shape[-2:]
+        rows = (torch.arange(size[0]) + 0.5) * height / size[0] - 0.5
+        columns = (torch.arange(size[1]) + 0.5) * width / size[1] - 0.5
+        return rows.clamp(0, height - 1), columns.clamp(0, width - 1)
 
 
 def predicted(masks: Sequence[np.ndarray], classes: Sequence[int], probability: float | Sequence[float]) -> Prediction:
@@ -133,8 +136,6 @@ def test_semantic_takes_the_class_of_most_evidence(reduce: Any, background: floa
 @pytest.mark.parametrize("reduce", ["sum", "max"])
 def test_semantic_interpolates_evidence_to_the_photo(reduce: Any) -> None:
     prediction = random_prediction(0, spread=1.0)
-    # With two classes, a pixel between cells cannot belong to a class that is the best of none of them.
-    prediction.class_logits[..., CAT] = -math.inf
     evidence = torch.from_numpy(slow_evidence(prediction, reduce))
     source = (15, 10)
     large = F.interpolate(evidence[None], source, mode="bilinear")[0]

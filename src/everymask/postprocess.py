@@ -11,12 +11,12 @@ from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import UsageError
 from .labels import LabelMap
 from .types import Letterbox, Prediction, Segments
+from .upsample import contenders, decide_pixels, grey_pixels
 
 CHUNK_VALUES = 32_000_000
 """Most mask logits alive at once: 128 MB in float32."""
@@ -47,18 +47,32 @@ def semantic(
     probability = prediction.class_logits[b].float().softmax(-1)[:, :-1]
     queries = torch.nonzero(probability.sum(-1) > (MIN_OBJECT if reduce == "max" else -1)).flatten()
     evidence = _class_evidence(prediction, b, queries, probability[queries], reduce)
-    inside = evidence[-1] >= background if background is not None else torch.ones_like(evidence[-1], dtype=torch.bool)
-    classes = best_somewhere(evidence[:-1], inside)
-    scores = [_mean_where(evidence[k], inside & (evidence[:-1].argmax(0) == k)) for k in classes]
-    if not classes:
-        return numbered(torch.zeros(letterbox.source, dtype=torch.uint8), [], [], labels)
-    resampled = partial(prediction.masks.resample, b, size=letterbox.source)
-    covered = resampled(evidence[-1:])[0] >= background if background is not None else None
-    if len(classes) == 1 and covered is not None:
-        # Who wins is known, and `covered` says where: its own map need not be upsampled.
-        return numbered(covered.byte(), classes, scores, labels)
-    ids, _ = best_of(resampled(evidence[classes]))
-    return numbered(ids if covered is None else ids * covered, classes, scores, labels)
+    covered = evidence[-1] if background is not None else None
+    classes = contenders(evidence[:-1], covered, background or 0.0)
+    scores = _mean_evidence(evidence, classes, covered, background or 0.0)
+    rows, columns = prediction.masks.positions(b, letterbox.source)
+    decide = partial(_winner, background=background)
+    ids = decide_pixels(torch.cat([evidence[classes], evidence[-1:]]), rows, columns, decide)
+    return numbered(ids, classes.tolist(), scores, labels)
+
+
+def _winner(values: Tensor, background: float | None) -> Tensor:
+    """1 + the highest of the class maps [n, ...], 0 where the last map, of any class at all, is below `background`."""
+    if len(values) == 1:
+        return torch.zeros(values.shape[1:], dtype=torch.uint8, device=values.device)
+    ids, _ = best_of(values[:-1])
+    return ids if background is None else ids * (values[-1] >= background)
+
+
+def _mean_evidence(evidence: Tensor, classes: Tensor, covered: Tensor | None, background: float) -> list[float]:
+    """Mean evidence of each class over the cells it wins, at most 1; its highest where it wins only between cells."""
+    won = best_of(evidence[:-1])[0].int() - 1
+    won = won if covered is None else won.where(covered >= background, -1)
+    scores = []
+    for k in classes:
+        own = evidence[k][won == k]
+        scores.append(min(1.0, float(own.mean() if len(own) else evidence[k].amax())))
+    return scores
 
 
 def _class_evidence(
@@ -70,16 +84,6 @@ def _class_evidence(
     if reduce == "sum" or len(queries) == 0:
         return torch.einsum("qk,qhw->khw", weights, masks)
     return torch.stack([(column[:, None, None] * masks).amax(0) for column in weights.T])
-
-
-def best_somewhere(evidence: Tensor, inside: Tensor) -> list[int]:
-    """Classes that are the best of all [K, h, w] in some cell within one cell of `inside` [h, w].
-
-    Only these are upsampled. A class that is second on both sides of a boundary could win between two cells; it is
-    left out, as a sliver that no cell supports.
-    """
-    near = F.max_pool2d(inside[None].float(), kernel_size=3, stride=1, padding=1)[0] > 0
-    return torch.unique(evidence.argmax(0)[near]).tolist()
 
 
 def best_of(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,18 +101,14 @@ def best_of(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 def numbered(ids: Tensor, classes: Sequence[int], scores: Sequence[float], labels: LabelMap) -> Segments:
     """Segments of ids [H, W], 0 or 1 + position in `classes`; positions that no pixel has are dropped."""
-    present = [n for n in range(len(classes)) if bool((ids == n + 1).any())]
+    counts = torch.bincount(ids.flatten(), minlength=len(classes) + 1)[1:].tolist()
+    present = [n for n, count in enumerate(counts) if count]
     if len(present) < len(classes):
         lookup = torch.zeros(len(classes) + 1, dtype=torch.int32, device=ids.device)
         lookup[[n + 1 for n in present]] = torch.arange(1, len(present) + 1, dtype=torch.int32, device=ids.device)
-        ids = lookup[ids.long()]
+        ids = lookup.index_select(0, ids.flatten().int()).view(ids.shape)
     kept = torch.tensor([scores[n] for n in present], dtype=torch.float32)
     return Segments.build(ids.cpu(), [classes[n] for n in present], labels=labels, scores=kept)
-
-
-def _mean_where(evidence: Tensor, where: Tensor) -> float:
-    """Mean of [h, w] over the cells of `where`, at most 1; 0 where there is none."""
-    return min(1.0, float((evidence * where).sum() / where.sum().clamp(min=1)))
 
 
 def instance(
@@ -226,10 +226,14 @@ def cutout(
         nothing = torch.zeros(letterbox.source, dtype=torch.uint8)
         return replace(numbered(nothing, [], [], labels), alpha=nothing)
     merged = torch.stack([masks[own_class == n].amax(0) for n in found])
-    ids, soft = best_of(prediction.masks.resample(b, merged, letterbox.source))
+    soft = merged.amax(0, keepdim=True)
+    rows, columns = prediction.masks.positions(b, letterbox.source)
+    # Any class at all is merged at the decoder's resolution too, so that the id map and alpha have one outline.
+    decide = partial(_winner, background=mask_threshold)
+    ids = decide_pixels(torch.cat([merged, soft]), rows, columns, decide)
     scores = [float(probability[kept][own_class == n].sum(-1).max()) for n in found]
-    segments = numbered(ids * (soft > mask_threshold), [chosen[n] for n in found], scores, labels)
-    return replace(segments, alpha=soft.mul(255).add_(0.5).byte().cpu())
+    alpha = grey_pixels(soft[0], rows, columns)
+    return replace(numbered(ids, [chosen[n] for n in found], scores, labels), alpha=alpha.cpu())
 
 
 def check_probability(name: str, value: float) -> None:

@@ -355,8 +355,11 @@ class MaskDecoder(Protocol):
         """
         ...
 
-    def resample(self, b: int, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        """Maps [n, h, w] at the decoder's own resolution, content only, resampled to `size`: `decode`'s second half."""
+    def positions(self, b: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Where the pixel rows [H] and columns [W] of `size` lie among the cells that `decode` gives without a size.
+
+        Floats within 0..h-1 and 0..w-1: bilinear interpolation there is what `decode` does with a size.
+        """
         ...
 
 

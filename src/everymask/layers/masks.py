@@ -38,11 +38,15 @@ class QueryPixelMasks:
         """[q, H, W]: the content of image `b` at `size`."""
         height, width = _cells(self.letterboxes[b].content, self._stride)
         logits = torch.einsum("qd,dhw->qhw", self.queries[b, queries], self.pixels[b, :, :height, :width])
-        return logits if size is None else self.resample(b, logits, size)
+        return logits if size is None else resample_content(logits, self.letterboxes[b].content, self._stride, size)
 
-    def resample(self, b: int, maps: Tensor, size: Size) -> Tensor:
-        """[n, h, w] over the content's cells -> [n, H, W]."""
-        return resample_content(maps, self.letterboxes[b].content, self._stride, size)
+    def positions(self, b: int, size: Size) -> tuple[Tensor, Tensor]:
+        """Rows [H] and columns [W] of `size` in cells of the content."""
+        rows, columns = (
+            cell_positions(out, length, step, self.pixels.device)
+            for out, length, step in zip(size, self.letterboxes[b].content, self._stride, strict=True)
+        )
+        return rows, columns
 
     @property
     def _stride(self) -> tuple[float, float]:
@@ -60,6 +64,12 @@ def sample_features(features: Tensor, points: Tensor, letterboxes: Sequence[Lett
     grid = torch.minimum(points + 0.5, last) * (2 / points.new_tensor([canvas[1], canvas[0]])) - 1
     sampled = F.grid_sample(features, grid[:, None].to(features.dtype), padding_mode="border", align_corners=False)
     return sampled[:, :, 0]
+
+
+def cell_positions(count: int, length: int, stride: float, device: torch.device | None = None) -> Tensor:
+    """Where `count` pixels that cover `length` canvas pixels lie, in cells of `stride`; the border cells reach out."""
+    cells = (torch.arange(count, device=device) + 0.5) * (length / (count * stride)) - 0.5
+    return cells.clamp(0, math.ceil(length / stride) - 1)
 
 
 def resample_content(maps: Tensor, content: Size, stride: tuple[float, float], size: Size) -> Tensor:
