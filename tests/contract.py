@@ -81,6 +81,8 @@ class ModelContract:
 
     system: str
     side = 96
+    never_reached: Sequence[str] = ()
+    """Parameters to which, by the published design, no gradient can come."""
 
     # ---- what the tests work on ----
 
@@ -203,8 +205,8 @@ class ModelContract:
         assert all(value.shape == () and torch.isfinite(value) for value in terms.values())
         total(terms).backward()
         assert gradient_faults(model) == []
-        still = [name for name, p in model.named_parameters() if p.requires_grad and not p.grad.any()]
-        assert still == []
+        still = {name for name, p in model.named_parameters() if p.requires_grad and not p.grad.any()}
+        assert still <= set(self.never_reached)
 
     @pytest.mark.parametrize("value", [0, VOID])
     def test_images_without_a_segment_train(self, batch: Batch, value: int) -> None:

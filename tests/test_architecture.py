@@ -28,11 +28,11 @@ ROOT = "everymask"
 # A module may import from its own layer and from those above it in this list. A folder counts as one name.
 LAYERS = [
     {"errors", "files", "labels", "types", "recipe"},
-    {"image", "transforms", "losses", "upsample", "postprocess", "metrics", "prompts", "layers"}
+    {"image", "affine", "resample", "transforms", "augment", "losses", "upsample", "postprocess", "metrics", "prompts", "layers"}
     | {"drawing", "maps", "visualize", "compare", "charts", "save", "result", "model"},
     {"matcher", "criterion", "encoders", "datasets"},
     {"models"},
-    {"predict", "checkpoint", "trace", "tiling"},
+    {"predict", "published", "checkpoint", "trace", "tiling"},
     {"evaluate", "report", "train", "overfit", "gallery", "demo", "export", "cluster"},
     {"cli", "tables", "web"},
 ]

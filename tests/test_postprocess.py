@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from everymask import postprocess
+from everymask import upsample
 from everymask.errors import DataError, UsageError
 from everymask.labels import Label, LabelMap
 from everymask.postprocess import cutout, instance, panoptic, semantic
@@ -225,7 +225,7 @@ def test_panoptic_against_a_slow_loop_in_any_chunks(seed: int, threshold: float,
     prediction = random_prediction(seed)
     owner, alive = slow_panoptic(prediction, threshold, overlap)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(postprocess, "CHUNK_VALUES", chunk)
+        patch.setattr(upsample, "CHUNK_VALUES", chunk)
         result = panoptic(prediction, BOX, LABELS, threshold=threshold, overlap=overlap, merge_stuff=False)
         merged = panoptic(prediction, BOX, LABELS, threshold=threshold, overlap=overlap)
     expected = np.zeros(SIZE, int)
@@ -239,17 +239,6 @@ def test_panoptic_against_a_slow_loop_in_any_chunks(seed: int, threshold: float,
     for segments in (result, merged):
         assert all(s.area > 0 for s in segments)
         assert sum(s.area for s in segments) == int(segments.foreground.sum()) <= 25
-
-
-@pytest.mark.parametrize("chunk", [1, 25, 50, 75])
-def test_chunks_hold_as_many_queries_as_they_may(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    prediction = random_prediction(0)
-    monkeypatch.setattr(postprocess, "CHUNK_VALUES", chunk)
-    panoptic(prediction, BOX, LABELS, threshold=0.0)
-    assert isinstance(prediction.masks, DrawnMasks)
-    sizes = [len(queries) for queries in prediction.masks.asked]
-    assert max(sizes) == max(1, chunk // 25)
-    assert len(sizes) == math.ceil(sum(sizes) / max(sizes))
 
 
 # --- instance --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from everymask import upsample
-from everymask.upsample import contenders, decide_pixels, grey_pixels
+from everymask.upsample import contenders, count_above, decide_pixels, grey_pixels
 
 
 def positions(count: int, cells: int) -> Tensor:
@@ -23,15 +23,15 @@ def everywhere(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps[None], size, mode="bilinear")[0]
 
 
-def winner(values: Tensor) -> Tensor:
+def winner(values: Tensor, chosen: Tensor | None = None) -> Tensor:
     return values.argmax(0)
 
 
-def covered_winner(values: Tensor) -> Tensor:
+def covered_winner(values: Tensor, chosen: Tensor | None = None) -> Tensor:
     return (values[:-1].argmax(0) + 1) * (values[-1] >= 0.2)
 
 
-def grey(values: Tensor) -> Tensor:
+def grey(values: Tensor, chosen: Tensor | None = None) -> Tensor:
     return (values[0] * 5).round().long()
 
 
@@ -72,7 +72,7 @@ def test_only_outlines_are_interpolated() -> None:
     maps[0, :4], maps[1, 4:] = 1, 1
     seen: list[int] = []
 
-    def counting(values: Tensor) -> Tensor:
+    def counting(values: Tensor, chosen: Tensor) -> Tensor:
         seen.append(values[0].numel())
         return winner(values)
 
@@ -89,6 +89,30 @@ def test_grey_pixels_are_rounded_interpolated_values(h: int, w: int, size: tuple
     expected = everywhere(values[None], size)[0] * 255
     assert found.dtype == torch.uint8
     assert float((found - expected).abs().max()) <= 0.5 + 1e-9
+
+
+@given(st.integers(2, 5), SIDES, SIDES, SIZES, st.integers(0, 2**16), st.sampled_from([1, 50, 10**9]))
+def test_leaving_out_maps_that_cannot_win_changes_nothing(
+    n: int, h: int, w: int, size: tuple[int, int], seed: int, chunk: int
+) -> None:
+    maps = torch.randn(n, h, w, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    maps += torch.arange(n)[:, None, None]
+    at = positions(size[0], h), positions(size[1], w)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upsample, "CHUNK_VALUES", chunk)
+        found = decide_pixels(maps, *at, lambda values, chosen: chosen[values.argmax(0)], contenders)
+    assert torch.equal(found, decide_pixels(maps, *at, winner))
+
+
+@given(st.integers(1, 4), SIDES, SIDES, SIZES, st.integers(0, 2**16), st.sampled_from([1, 50, 10**9]))
+def test_counts_are_those_of_interpolated_maps(
+    n: int, h: int, w: int, size: tuple[int, int], seed: int, chunk: int
+) -> None:
+    maps = torch.rand(n, h, w, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upsample, "CHUNK_VALUES", chunk)
+        found = count_above(maps, positions(size[0], h), positions(size[1], w), 0.5)
+    assert found.tolist() == (everywhere(maps, size) > 0.5).flatten(1).sum(1).tolist()
 
 
 @given(st.integers(2, 5), SIDES, SIDES, st.integers(0, 2**16))

@@ -25,6 +25,7 @@ from .files import write_json
 from .labels import LabelMap
 from .model import SegmentationModel
 from .models import model_module, model_name
+from .published import build_published, find_published
 
 SCHEMA = 1
 BUNDLED = Path(__file__).parent / "weights"
@@ -40,26 +41,42 @@ def load(source: str | Path, device: str = "cpu") -> SegmentationModel:
     """A model ready for prediction, in eval mode.
 
     Args:
-        source: a bundled name (``"hybrid-pets"``) or a checkpoint folder.
+        source: a bundled name (``"hybrid-pets"``), a checkpoint folder of ours or in the layout of `transformers`, or
+            a name of the Hugging Face Hub (``"facebook/maskformer-swin-tiny-ade"``), which is downloaded.
 
     Raises:
         CheckpointError: no such model, or a folder that is incomplete, damaged or of another shape.
     """
-    folder = find_model(source)
-    card = read_card(folder)
-    model = _build(card, folder)
-    tensors = read_tensors(folder / "model.safetensors", card.get("sha256"))
-    load_weights(model, model_module(card["model"]).convert(tensors), folder)
-    model.card = card
+    folder = find_own(source)
+    if folder is None and (published := find_published(source)) is not None:
+        model, tensors = build_published(published)
+        load_weights(model, tensors, source)
+        model.card = {"source": str(source)}
+    else:
+        folder = folder or find_model(source)
+        card = read_card(folder)
+        model = _build(card, folder)
+        load_weights(model, read_tensors(folder / "model.safetensors", card.get("sha256")), folder)
+        model.card = card
     # Channels last is the faster memory order of convolutions on CPUs and GPUs alike.
     return model.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
-def find_model(source: str | Path) -> Path:
+def find_own(source: str | Path) -> Path | None:
     """The folder of a bundled name, a checkpoint folder or a run folder (its best, else its last)."""
-    for folder in (BUNDLED / str(source), Path(source), Path(source) / "best", Path(source) / "last"):
-        if (folder / "model.json").is_file():
-            return folder
+    places = (BUNDLED / str(source), Path(source), Path(source) / "best", Path(source) / "last")
+    return next((folder for folder in places if (folder / "model.json").is_file()), None)
+
+
+def find_model(source: str | Path) -> Path:
+    """`find_own`, or an error.
+
+    Raises:
+        CheckpointError: there is no model of ours.
+    """
+    folder = find_own(source)
+    if folder is not None:
+        return folder
     fix = f"Bundled: {', '.join(bundled_models()) or 'none'}; or give a folder that holds model.json."
     raise CheckpointError("no model found", where=source, fix=fix)
 

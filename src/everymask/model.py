@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .labels import LabelMap
 from .layers.param_groups import param_groups
-from .types import Batch, Prediction
+from .types import Batch, Letterbox, Prediction
 
 
 class SegmentationModel(nn.Module):
@@ -27,6 +27,18 @@ class SegmentationModel(nn.Module):
         self.config: Any = config
         self.labels = labels
         self.card: dict[str, Any] = {}
+
+    def letterbox(self, source: tuple[int, int], side: int | None = None) -> Letterbox:
+        """How a photo of this size (H, W) lies on its canvas at inference.
+
+        Args:
+            side: longest side in pixels instead of the model's own.
+        """
+        return Letterbox.fit(source, side or self.config.image_side)
+
+    def task_options(self, task: str) -> dict[str, Any]:
+        """Options of a task's post-processing that these weights want where the caller says nothing."""
+        return {}
 
     @abstractmethod
     def forward(self, batch: Batch) -> Prediction:

@@ -5,9 +5,8 @@ Every function takes one image of a batch and gives `Segments` at the photo's ow
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 
 import torch
@@ -16,10 +15,7 @@ from torch import Tensor
 from .errors import UsageError
 from .labels import LabelMap
 from .types import Letterbox, Prediction, Segments
-from .upsample import contenders, decide_pixels, grey_pixels
-
-CHUNK_VALUES = 32_000_000
-"""Most mask logits alive at once: 128 MB in float32."""
+from .upsample import contenders, count_above, decide_pixels, grey_pixels
 
 MIN_OBJECT = 0.05
 """Queries that are less probably an object than this have no say in semantic results."""
@@ -51,17 +47,24 @@ def semantic(
     classes = contenders(evidence[:-1], covered, background or 0.0)
     scores = _mean_evidence(evidence, classes, covered, background or 0.0)
     rows, columns = prediction.masks.positions(b, letterbox.source)
-    decide = partial(_winner, background=background)
-    ids = decide_pixels(torch.cat([evidence[classes], evidence[-1:]]), rows, columns, decide)
+    ids = winners(torch.cat([evidence[classes], evidence[-1:]]), rows, columns, background)
     return numbered(ids, classes.tolist(), scores, labels)
 
 
-def _winner(values: Tensor, background: float | None) -> Tensor:
-    """1 + the highest of the class maps [n, ...], 0 where the last map, of any class at all, is below `background`."""
-    if len(values) == 1:
-        return torch.zeros(values.shape[1:], dtype=torch.uint8, device=values.device)
-    ids, _ = best_of(values[:-1])
-    return ids if background is None else ids * (values[-1] >= background)
+def winners(maps: Tensor, rows: Tensor, columns: Tensor, least: float | None) -> Tensor:
+    """[H, W]: 1 + the highest of all maps [n + 1, h, w] but the last, 0 where the last one is below `least`."""
+
+    def select(band: Tensor) -> Tensor:
+        some = contenders(band[:-1], None if least is None else band[-1], least or 0.0)
+        return torch.cat([some, some.new_tensor([len(band) - 1])])
+
+    def decide(values: Tensor, chosen: Tensor) -> Tensor:
+        if len(values) == 1:
+            return torch.zeros(values.shape[1:], dtype=torch.int32, device=values.device)
+        ids = chosen.int()[best_of(values[:-1])[0].long() - 1] + 1
+        return ids if least is None else ids * (values[-1] >= least)
+
+    return decide_pixels(maps, rows, columns, decide, select)
 
 
 def _mean_evidence(evidence: Tensor, classes: Tensor, covered: Tensor | None, background: float) -> list[float]:
@@ -127,54 +130,58 @@ def panoptic(
     threshold: float = 0.8,
     overlap: float = 0.8,
     merge_stuff: bool = True,
+    covered_only: bool = True,
 ) -> Segments:
     """Things and stuff without overlap (MaskFormer, section 3.4 and appendix).
+
+    Mask probabilities, not logits, are interpolated to the photo, as `transformers` does.
 
     Args:
         threshold: least class probability of a query.
         overlap: a query must keep at least this share of the pixels where its mask alone is above one half.
         merge_stuff: queries of one stuff class become one segment.
+        covered_only: pixels that their query's mask does not cover belong to nobody; the paper gives them to it.
     """
     check_probability("threshold", threshold)
     check_probability("overlap", overlap)
     scores, classes = prediction.class_logits[b].float().softmax(-1).max(-1)
     kept = torch.nonzero((classes < len(labels)) & (scores > threshold)).flatten()
-    winner, own, areas = paint(prediction, b, kept, scores[kept], letterbox.source)
+    winner, own, areas = paint(prediction, b, kept, scores[kept], letterbox.source, covered_only)
     survives = (own > 0) & (own >= overlap * areas)
     return _collect(winner, kept[survives], survives, scores, classes, labels, merge_stuff)
 
 
 def paint(
-    prediction: Prediction, b: int, queries: Tensor, scores: Tensor, size: tuple[int, int]
+    prediction: Prediction, b: int, queries: Tensor, scores: Tensor, size: tuple[int, int], covered_only: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give each pixel to the query of highest score x mask probability, if that query's mask covers it.
 
     Returns:
-        winner: int64 [H, W], position in `queries`, -1 where no mask covers the pixel.
+        winner: int32 [H, W], 1 + position in `queries`, 0 where no mask covers the pixel.
         own: int64 [q], pixels won and covered.
         areas: int64 [q], pixels where the query's mask alone is above one half.
     """
-    best = torch.zeros(size)
-    winner = torch.full(size, -1)
-    areas = torch.zeros(len(queries), dtype=torch.int64)
-    for first, probability in _decoded(prediction, b, queries, size):
-        covered = probability > 0.5
-        areas[first : first + len(covered)] = covered.sum((1, 2)).cpu()
-        value, position = (probability * scores[first : first + len(covered), None, None]).max(0)
-        value, position = value.cpu(), position.cpu()
-        better = value > best
-        mine = covered.cpu().gather(0, position[None])[0]
-        winner = torch.where(better, torch.where(mine, position + first, -1), winner)
-        best = torch.maximum(best, value)
-    own = torch.bincount(winner.flatten() + 1, minlength=len(queries) + 1)[1:]
-    return winner, own, areas
+    if len(queries) == 0:
+        return (
+            torch.zeros(size, dtype=torch.int32),
+            torch.zeros(0, dtype=torch.int64),
+            torch.zeros(0, dtype=torch.int64),
+        )
+    masks = prediction.masks.decode(b, queries).float().sigmoid()
+    rows, columns = prediction.masks.positions(b, size)
+    areas = count_above(masks, rows, columns, 0.5)
+    half = scores / 2
 
+    def decide(values: Tensor, chosen: Tensor) -> Tensor:
+        ids, best = best_of(values)
+        ids = chosen.int()[ids.long() - 1]
+        # Which query and whether it covers: "nobody" alone would not be a convex set.
+        return 2 * (ids + 1) + ((best > half[ids]) if covered_only else 1)
 
-def _decoded(prediction: Prediction, b: int, queries: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, Tensor]]:
-    """(position of the first, probabilities [n, H, W]) in chunks of bounded memory."""
-    step = max(1, CHUNK_VALUES // max(1, size[0] * size[1]))
-    for first in range(0, len(queries), step):
-        yield first, prediction.masks.decode(b, queries[first : first + step], size).float().sigmoid_()
+    codes = decide_pixels(masks * scores[:, None, None], rows, columns, decide, contenders)
+    winner = (codes >> 1) * (codes & 1)
+    own = torch.bincount(winner.flatten(), minlength=len(queries) + 1)[1:]
+    return winner.cpu(), own.cpu(), areas.cpu()
 
 
 def _collect(
@@ -183,16 +190,16 @@ def _collect(
     """Number the surviving queries 1..N, one number for all queries of a stuff class if `merge`."""
     rows: list[int] = []
     row_of_class: dict[int, int] = {}
-    ids = torch.zeros(len(survives) + 1, dtype=torch.int32)
+    ids = torch.zeros(len(survives) + 1, dtype=torch.int32)  # Of position - 1; the first is nobody.
     for position, query in zip(torch.nonzero(survives).flatten().tolist(), queries.tolist(), strict=True):
         k = int(classes[query])
         if merge and not labels[k].is_thing and k in row_of_class:
-            ids[position] = row_of_class[k]
+            ids[position + 1] = row_of_class[k]
             continue
         rows.append(query)
-        ids[position] = row_of_class[k] = len(rows)
-    # winner -1 (nobody) reads the last entry, which stays background.
-    return Segments.build(ids[winner], classes[rows].cpu(), labels=labels, scores=scores[rows].cpu())
+        ids[position + 1] = row_of_class[k] = len(rows)
+    id_map = ids.index_select(0, winner.flatten()).view(winner.shape)
+    return Segments.build(id_map, classes[rows].cpu(), labels=labels, scores=scores[rows].cpu())
 
 
 def cutout(
@@ -229,8 +236,7 @@ def cutout(
     soft = merged.amax(0, keepdim=True)
     rows, columns = prediction.masks.positions(b, letterbox.source)
     # Any class at all is merged at the decoder's resolution too, so that the id map and alpha have one outline.
-    decide = partial(_winner, background=mask_threshold)
-    ids = decide_pixels(torch.cat([merged, soft]), rows, columns, decide)
+    ids = winners(torch.cat([merged, soft]), rows, columns, mask_threshold)
     scores = [float(probability[kept][own_class == n].sum(-1).max()) for n in found]
     alpha = grey_pixels(soft[0], rows, columns)
     return replace(numbered(ids, [chosen[n] for n in found], scores, labels), alpha=alpha.cpu())

@@ -15,7 +15,7 @@ from .model import SegmentationModel
 from .models import model_module, model_name
 from .result import Result
 from .transforms import Geometry
-from .types import Batch, Prediction
+from .types import Batch, Letterbox, Prediction
 
 
 def predict(
@@ -43,10 +43,11 @@ def predict(
     if side is not None and not 32 <= side <= 8192:
         raise UsageError("the canvas side is out of range", where="side", why=f"{side} is not in 32..8192")
     decide = find_task(model, task, options)
+    options = model.task_options(task or first_task(model)) | options
     clock = _Clock()
     photo = read_image(image)
     clock.mark("read")
-    batch = fit(photo, side or model.config.image_side, device=device_of(model))
+    batch = fit(photo, model.letterbox((photo.shape[0], photo.shape[1]), side), device=device_of(model))
     clock.mark("fit")
     prediction = run(model, batch)
     clock.mark("model")
@@ -62,7 +63,7 @@ def find_task(model: SegmentationModel, task: str | None, options: dict[str, Any
         UsageError: unknown task, or an option that it does not take.
     """
     tasks = model_module(model_name(model)).TASKS
-    name = task or next(iter(tasks))
+    name = task or first_task(model)
     if name not in tasks:
         raise UsageError(f"{model_name(model)} has no such task", where=name, why=f"it has: {', '.join(tasks)}")
     known = option_names(tasks[name])
@@ -73,16 +74,21 @@ def find_task(model: SegmentationModel, task: str | None, options: dict[str, Any
     return tasks[name]
 
 
+def first_task(model: SegmentationModel) -> str:
+    """The task that a system does where none is named."""
+    return str(next(iter(model_module(model_name(model)).TASKS)))
+
+
 def option_names(function: Any) -> list[str]:
     """Keyword-only parameters of a post-processing function or of a `partial` of one."""
     target = getattr(function, "func", function)
     return list(target.__kwdefaults__ or {})
 
 
-def fit(photo: np.ndarray, side: int, device: torch.device | str = "cpu") -> Batch:
-    """uint8 [H, W, 3] -> a batch of one: longest side to `side`, aspect ratio kept."""
-    geometry = Geometry.fit((photo.shape[0], photo.shape[1]), side)
-    return Batch(geometry.image(photo)[None].to(device), (geometry.letterbox,))
+def fit(photo: np.ndarray, letterbox: Letterbox, device: torch.device | str = "cpu") -> Batch:
+    """uint8 [H, W, 3] -> a batch of one, resized to the letterbox."""
+    geometry = Geometry((0, 0, photo.shape[1], photo.shape[0]), letterbox)
+    return Batch(geometry.image(photo)[None].to(device), (letterbox,))
 
 
 def run(model: SegmentationModel, batch: Batch) -> Prediction:

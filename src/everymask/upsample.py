@@ -18,48 +18,105 @@ CHUNK_VALUES = 32_000_000
 """Most interpolated values alive at once: 128 MB in float32."""
 
 
-def decide_pixels(maps: Tensor, rows: Tensor, columns: Tensor, decide: Callable[[Tensor], Tensor]) -> Tensor:
+Decide = Callable[[Tensor, Tensor], Tensor]
+"""Values [m, ...] of some maps, and which maps these are [m] -> whole numbers [...]. The values that give one number
+form a convex set."""
+
+Select = Callable[[Tensor], Tensor]
+"""Maps [n, h, w] -> indices [m] of those that matter between these cells."""
+
+
+def decide_pixels(maps: Tensor, rows: Tensor, columns: Tensor, decide: Decide, select: Select | None = None) -> Tensor:
     """`decide` of the bilinearly interpolated maps, at every pixel.
 
     Args:
         maps: [n, h, w].
         rows: float [H], ascending: where each pixel row lies among the cells, 0..h-1.
         columns: float [W], likewise.
-        decide: maps [n, ...] -> whole numbers [...]; the values that give one number form a convex set.
+        select: leaves out maps where they cannot change the decision; None takes all.
 
     Returns:
         [H, W], of the type that `decide` gives.
     """
+    parts = []
+    for cells, pixels in _bands(rows, maps.shape[1], len(maps) * len(columns)):
+        band = maps[:, cells]
+        chosen = select(band) if select else torch.arange(len(maps), device=maps.device)
+        parts.append(_decide_band(band[chosen], rows[pixels] - cells.start, columns, lambda v, c=chosen: decide(v, c)))
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _bands(rows: Tensor, height: int, row_values: int) -> Iterator[tuple[slice, slice]]:
+    """Cells and the pixel rows that lie between them, in bands of bounded size; neighbours share a row of cells."""
+    step = max(1, CHUNK_VALUES // max(1, row_values))
+    first = 0
+    for start in range(0, max(1, height - 1), step):
+        stop = min(start + step, height - 1)
+        last = len(rows) if stop == height - 1 else int(torch.searchsorted(rows, float(stop)))
+        if last > first:
+            yield slice(start, stop + 1), slice(first, last)
+        first = last
+
+
+def _decide_band(maps: Tensor, rows: Tensor, columns: Tensor, decide: Callable[[Tensor], Tensor]) -> Tensor:
     lines = interpolate(maps, columns, axis=2)
     at_cells = decide(lines)
     upper = rows.floor().long()
     pixels = at_cells.index_select(0, upper)
-    starts = torch.searchsorted(upper, torch.arange(maps.shape[1] + 1, device=maps.device))
-    counts = starts.diff()
-    between = (at_cells[:-1] != at_cells[1:]) & (counts[:-1, None] > 0)
-    cells, xs = torch.nonzero(between, as_tuple=True)
+    starts, counts = _intervals(upper, maps.shape[1])
+    cells, xs = torch.nonzero((at_cells[:-1] != at_cells[1:]) & (counts[:-1, None] > 0), as_tuple=True)
     most = int(counts[cells].amax()) if len(cells) else 0
-    for part in _chunks(len(cells), most * len(maps)):
-        _fill_between(pixels, lines, rows, starts, most, cells[part], xs[part], decide)
+    for part in _chunks(len(cells), most * max(1, len(maps))):
+        ys = _rows_between(starts, most, cells[part])
+        values = _values_between(lines, rows, ys, cells[part], xs[part])
+        pixels[ys, xs[part][:, None]] = decide(values)
     return pixels
 
 
-def _fill_between(
-    pixels: Tensor,
-    lines: Tensor,
-    rows: Tensor,
-    starts: Tensor,
-    most: int,
-    cells: Tensor,
-    xs: Tensor,
-    decide: Callable[[Tensor], Tensor],
-) -> None:
-    """Decide the pixels between row `cells` [U] of `lines` [n, h, W] and the next, in columns `xs` [U]."""
-    # Intervals differ by a row or so; the shorter ones visit their last row more than once.
-    ys = (starts[cells, None] + torch.arange(most, device=rows.device)).minimum(starts[cells + 1, None] - 1)
+def _intervals(upper: Tensor, height: int) -> tuple[Tensor, Tensor]:
+    """First pixel row below each row of cells [h + 1], and how many there are before the next [h]."""
+    starts = torch.searchsorted(upper, torch.arange(height + 1, device=upper.device))
+    return starts, starts.diff()
+
+
+def _rows_between(starts: Tensor, most: int, cells: Tensor) -> Tensor:
+    """Pixel rows [U, most] after row `cells` [U]; the shorter intervals visit their last row more than once."""
+    return (starts[cells, None] + torch.arange(most, device=cells.device)).minimum(starts[cells + 1, None] - 1)
+
+
+def _values_between(lines: Tensor, rows: Tensor, ys: Tensor, cells: Tensor, xs: Tensor) -> Tensor:
+    """[m, U, r]: `lines` [m, h, W] between row `cells` [U] and the next, in columns `xs` [U], at pixel rows [U, r]."""
     share = (rows[ys] - cells[:, None]).to(lines.dtype)
-    values = torch.lerp(lines[:, cells, xs, None], lines[:, cells + 1, xs, None], share)
-    pixels[ys, xs[:, None]] = decide(values)
+    return torch.lerp(lines[:, cells, xs, None], lines[:, cells + 1, xs, None], share)
+
+
+def count_above(maps: Tensor, rows: Tensor, columns: Tensor, threshold: float) -> Tensor:
+    """int64 [n]: pixels at which each interpolated map [n, h, w] is above `threshold`."""
+    counts = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
+    for cells, pixels in _bands(rows, maps.shape[1], len(maps) * len(columns)):
+        band = maps[:, cells]
+        reaching = torch.nonzero(band.flatten(1).amax(1) > threshold).flatten()
+        counts[reaching] += _count_band(band[reaching], rows[pixels] - cells.start, columns, threshold)
+    return counts
+
+
+def _count_band(maps: Tensor, rows: Tensor, columns: Tensor, threshold: float) -> Tensor:
+    lines = interpolate(maps, columns, axis=2)
+    above = lines > threshold
+    starts, counts = _intervals(rows.floor().long(), maps.shape[1])
+    # Where both cells are above, so are all rows between; those after the last row of cells have no other.
+    sure = torch.cat([above[:, :-1] & above[:, 1:], above[:, -1:]], dim=1).sum(2)
+    total = (sure * counts).sum(1)
+    which, cells, xs = torch.nonzero((above[:, :-1] != above[:, 1:]) & (counts[:-1, None] > 0), as_tuple=True)
+    most = int(counts[cells].amax()) if len(cells) else 0
+    for part in _chunks(len(cells), most):
+        ys = _rows_between(starts, most, cells[part])
+        share = (rows[ys] - cells[part, None]).to(lines.dtype)
+        upper, lower = (lines[which[part], cells[part] + n, xs[part], None] for n in (0, 1))
+        own = torch.arange(most, device=ys.device) < counts[cells[part], None]
+        hits = (torch.lerp(upper, lower, share) > threshold) & own
+        total.index_add_(0, which[part], hits.sum(1))
+    return total
 
 
 def _chunks(count: int, size: int) -> Iterator[slice]:
@@ -98,6 +155,8 @@ def contenders(maps: Tensor, least: Tensor | None = None, threshold: float = 0.0
     Args:
         least: [h, w]; only points where this may reach `threshold` count.
     """
+    if len(maps) == 0:
+        return torch.zeros(0, dtype=torch.int64, device=maps.device)
     possible = _corners(maps, torch.maximum) >= _corners(maps, torch.minimum).amax(0)
     if least is not None:
         possible &= _corners(least[None], torch.maximum) >= threshold

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,3 +23,23 @@ def sine_position(height: int, width: int, dim: int, *, device: torch.device | N
     y = torch.cat([rows.sin(), rows.cos()], dim=1).T[:, :, None].expand(-1, -1, width)
     x = torch.cat([columns.sin(), columns.cos()], dim=1).T[:, None, :].expand(-1, height, -1)
     return torch.cat([y, x])
+
+
+def normalized_sine_position(
+    height: int, width: int, dim: int, *, device: torch.device | None = None, eps: float = 1e-6
+) -> Tensor:
+    """[dim, h, w] as in DETR and MaskFormer: both axes scaled to 2 pi, sine and cosine by turns, y before x.
+
+    Args:
+        dim: embedding width, a multiple of 4.
+    """
+    wavelengths = 10000 ** (torch.arange(dim // 4, device=device) / (dim // 4))
+    y, x = (_turns(length, wavelengths, eps) for length in (height, width))
+    return torch.cat([y.T[:, :, None].expand(-1, -1, width), x.T[:, None, :].expand(-1, height, -1)])
+
+
+def _turns(length: int, wavelengths: Tensor, eps: float) -> Tensor:
+    """[length, 2 x wavelengths]: sine and cosine of each wavelength, next to each other."""
+    place = torch.arange(1, length + 1, device=wavelengths.device) / (length + eps) * (2 * math.pi)
+    angles = place[:, None] / wavelengths
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)

@@ -64,3 +64,20 @@ class DecoderLayer(nn.Module):
         attended = self.cross_attention(x + query_pos, memory + memory_pos, memory, valid)
         x = self.norm2(x + self.dropout(attended))
         return self.norm3(x + self.dropout(self.mlp(x)))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention among tokens, feed-forward; normalised after each addition."""
+
+    def __init__(self, dim: int, heads: int, hidden_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attention = Attention(dim, heads)
+        self.mlp = MLP(dim, hidden_dim, dim, layers=2)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, position: Tensor, valid: Tensor | None = None) -> Tensor:
+        """x [B, S, D], position [B or 1, S, D], valid bool [B, S] -> [B, S, D]."""
+        q = x + position
+        x = self.norm1(x + self.dropout(self.attention(q, q, x, valid)))
+        return self.norm2(x + self.dropout(self.mlp(x)))

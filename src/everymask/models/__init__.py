@@ -2,7 +2,8 @@
 
 A model file defines ``Config`` (frozen dataclass) and ``PRESETS`` (always with ``"tiny"``), ``Model`` with
 ``forward(batch) -> Prediction``, ``loss(batch) -> dict of weighted terms`` and ``param_groups(lr, weight_decay)``,
-``RECIPE`` (training defaults), ``TASKS`` (post-processing by name, the default first) and
+``RECIPE`` (training defaults), ``TASKS`` (post-processing by name, the default first), ``published(config,
+preprocessor)`` (the ``Config`` of a checkpoint in the layout of `transformers`, None if it is another system's) and
 ``convert(state_dict)`` (published weights to ours, strict).
 """
 

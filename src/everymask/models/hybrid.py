@@ -185,6 +185,10 @@ def original_loss(prediction: Prediction, batch: Batch, points: int = 12544) -> 
     return {"class": class_loss, "mask": torch.stack(terms).mean()}
 
 
+def published(config: dict[str, Any], preprocessor: dict[str, Any]) -> None:
+    """None: no checkpoint of another library is one of this system's."""
+
+
 def convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Published weights to ours. No weights of this system were ever published, so there is nothing to rename.
 

@@ -1,0 +1,123 @@
+"""ResNet-50 and its kin (He et al. 2016, table 1), stride in the 3x3 convolution ("v1.5"), optionally dilated.
+
+Our own rather than the one of `transformers`: DETR needs frozen batch norm and a dilated last stage (DC5), which that
+one does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Norm = Literal["batch", "frozen"]
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm that never learns: fixed statistics, scale and shift (DETR, section A.4). [B, D, h, w] -> the same."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight: Tensor
+        self.bias: Tensor
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, then batch norm. [B, in, h, w] -> [B, out, h/stride, w/stride]."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, norm: Norm, stride: int = 1, dilation: int = 1
+    ) -> None:
+        padding = (kernel - 1) // 2 * dilation
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False),
+            FrozenBatchNorm(out_channels) if norm == "frozen" else nn.BatchNorm2d(out_channels),
+        )
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 with a shortcut. [B, in, h, w] -> [B, out, h/stride, w/stride]."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: Norm, stride: int, dilation: int) -> None:
+        super().__init__()
+        width = out_channels // 4
+        self.reduce = ConvNorm(in_channels, width, 1, norm)
+        self.spatial = ConvNorm(width, width, 3, norm, stride, dilation)
+        self.expand = ConvNorm(width, out_channels, 1, norm)
+        changes = in_channels != out_channels or stride > 1
+        self.shortcut = ConvNorm(in_channels, out_channels, 1, norm, stride) if changes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.spatial(F.relu(self.reduce(x))))
+        return F.relu(self.expand(y) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Four feature maps at strides 4, 8, 16, 32 (c2..c5); 16 instead of 32 with `dilate_last`.
+
+    Args:
+        depths: blocks a stage. ResNet-50: 3, 4, 6, 3; ResNet-101: 3, 4, 23, 3.
+        width: channels of the stem; c2 has four times as many.
+        norm: "frozen" for fine-tuning published weights, "batch" for training from random ones.
+    """
+
+    def __init__(
+        self, depths: Sequence[int] = (3, 4, 6, 3), width: int = 64, norm: Norm = "batch", dilate_last: bool = False
+    ) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, width, 7, norm, stride=2)
+        self.channels = tuple(4 * width * 2**stage for stage in range(len(depths)))
+        self.strides = (4, 8, 16, 16 if dilate_last else 32)
+        inputs = (width, *self.channels)
+        self.stages = nn.ModuleList(
+            _stage(inputs[n], inputs[n + 1], depth, norm, first=n == 0, dilate=dilate_last and n == len(depths) - 1)
+            for n, depth in enumerate(depths)
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised images [B, 3, H, W], H and W multiples of 32 -> [B, channels[i], H/strides[i], W/strides[i]]."""
+        x = F.max_pool2d(F.relu(self.stem(images)), kernel_size=3, stride=2, padding=1)
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+def _stage(in_channels: int, out_channels: int, depth: int, norm: Norm, *, first: bool, dilate: bool) -> nn.Sequential:
+    """One stage; dilated, it keeps the resolution, and its blocks after the first look twice as far (DC5)."""
+    stride = 1 if first or dilate else 2
+    blocks = [Bottleneck(in_channels, out_channels, norm, stride, dilation=1)]
+    blocks += [Bottleneck(out_channels, out_channels, norm, 1, 2 if dilate else 1) for _ in range(depth - 1)]
+    return nn.Sequential(*blocks)
+
+
+def from_transformers(name: str) -> str:
+    """Our name of a weight of the ResNet in `transformers`."""
+    parts = {
+        "embedder.embedder.": "stem.",
+        "encoder.stages.": "stages.",
+        ".layers.": ".",
+        ".shortcut.": ".shortcut.",
+        ".layer.0.": ".reduce.",
+        ".layer.1.": ".spatial.",
+        ".layer.2.": ".expand.",
+        "convolution.": "0.",
+        "normalization.": "1.",
+    }
+    for theirs, ours in parts.items():
+        name = name.replace(theirs, ours)
+    return name
