@@ -21,17 +21,23 @@ from transformers import (
     ResNetConfig,
     SwinConfig,
 )
-from transformers.models.maskformer.modeling_maskformer import MaskFormerForInstanceSegmentationOutput
+from transformers.models.maskformer.modeling_maskformer import (
+    MaskFormerForInstanceSegmentationOutput,
+    MaskFormerHungarianMatcher,
+    MaskFormerLoss,
+)
 
 from everymask import postprocess
 from everymask.checkpoint import load
+from everymask.criterion import MaskCriterion
+from everymask.errors import TrainingError
 from everymask.labels import LabelMap
 from everymask.layers.masks import QueryPixelMasks
 from everymask.model import SegmentationModel
 from everymask.models.maskformer import PRESETS, Model
 from everymask.types import Batch, Letterbox, Prediction, Segments
-from tests.contract import ModelContract
-from tests.scenes import LABELS
+from tests.contract import ModelContract, batch_of, gradient_faults, total
+from tests.scenes import LABELS, scene
 
 
 class TestMaskFormer(ModelContract):
@@ -250,3 +256,51 @@ def test_the_preprocessing_comes_with_the_weights(ours: SegmentationModel) -> No
     assert ours.letterbox((100, 200)) == Letterbox((100, 200), (64, 128), (64, 128))
     assert ours.letterbox((100, 900)) == Letterbox((100, 900), (28, 256), (32, 256))
     assert ours.normalize.mean.flatten().tolist() == pytest.approx([127.5, 102, 76.5])
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_exact_losses_are_those_of_transformers(seed: int) -> None:
+    """Every pixel, no void, the masks at their own resolution so that both match on the same pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    size, counts = (24, 32), (5, 3)
+    class_logits = torch.randn(2, 12, len(NAMES) + 1, generator=generator)
+    mask_logits = torch.stack([smooth(12, size, seed + b) for b in range(2)])
+    truth = [blocks(count, size, generator) for count in counts]
+    matcher = MaskFormerHungarianMatcher(cost_class=1.0, cost_mask=20.0, cost_dice=1.0)
+    reference = MaskFormerLoss(len(NAMES), matcher, weight_dict={}, eos_coef=0.1)
+    masks = [torch.stack([s.mask for s in segments]).float() for segments in truth]
+    expected = reference(mask_logits, class_logits, masks, [segments.classes for segments in truth])
+    box = Letterbox(size, size, size)
+    decoder = QueryPixelMasks(torch.eye(12).expand(2, -1, -1), mask_logits, (box, box), size)
+    batch = Batch(torch.zeros(2, 3, *size), (box, box), tuple(truth))
+    criterion = MaskCriterion(1.0, 20.0, 1.0, no_object_weight=0.1, focal=True, points=0)
+    found = criterion(Prediction(class_logits, decoder), batch)
+    assert float(found["class"]) == pytest.approx(float(expected["loss_cross_entropy"]), rel=1e-5)
+    assert float(found["mask"]) == pytest.approx(20 * float(expected["loss_mask"]), rel=1e-5)
+    assert float(found["dice"]) == pytest.approx(float(expected["loss_dice"]), rel=1e-5)
+
+
+def blocks(count: int, size: tuple[int, int], generator: torch.Generator) -> Segments:
+    """Segments in vertical stripes of random width, classes at random."""
+    edges = torch.randperm(size[1] - 1, generator=generator)[: count - 1].sort().values + 1
+    columns = (torch.arange(size[1])[:, None] >= edges).sum(1) + 1
+    classes = torch.randint(len(NAMES), (count,), generator=generator)
+    return Segments.build(columns.expand(size).int(), classes, labels=TABLE)
+
+
+def test_exact_losses_train_too() -> None:
+    torch.manual_seed(0)
+    model = Model(replace(PRESETS["tiny"], points=0), LABELS).train()
+    batch = batch_of([scene(64, 96), scene(90, 40, seed=1)], 96)
+    total(model.loss(batch)).backward()
+    assert gradient_faults(model) == []
+
+
+def test_one_weight_not_a_number_is_named_before_the_optimizer_moves() -> None:
+    model = Model(PRESETS["tiny"], LABELS)
+    model.class_head.weight.data[0, 0] = float("nan")
+    with pytest.raises(TrainingError, match="matching needs finite costs"):
+        model.loss(batch_of([scene(64, 96)], 96))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,8 @@ class MaskCriterion:
         class_weight, mask_weight, dice_weight: of the three terms, in matching and loss alike.
         no_object_weight: of the class "no object" in the class loss.
         focal: mask term is sigmoid focal instead of binary cross entropy.
-        points: points an image that the mask losses see.
+        points: points an image that the mask losses see; 0 takes every pixel of the content, as the paper does, which
+            costs masks at full size.
         oversample: candidates per such point, drawn uniformly; the first `points` of them serve the matching.
     """
 
@@ -37,21 +38,41 @@ class MaskCriterion:
     def __call__(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms `class`, `mask`, `dice`, each summed over the decoder's layers."""
         truth = [_without_crowds(segments) for segments in batch.truth()]
-        points = losses.random_points(batch.letterboxes, self.points * self.oversample, batch.images.device)
+        points = self._points(batch)
         targets = [losses.point_targets(s, p) for s, p in zip(batch.truth(), points, strict=True)]
         targets = [(t[~s.is_crowd], known) for (t, known), s in zip(targets, batch.truth(), strict=True)]
-        layers = [self._layer(layer, points, truth, targets) for layer in (*prediction.aux, prediction)]
+        layers = [
+            self._layer(layer, self._mask_logits(layer, points, batch), truth, targets)
+            for layer in (*prediction.aux, prediction)
+        ]
         return {name: torch.stack([terms[name] for terms in layers]).sum() for name in layers[0]}
 
+    def _points(self, batch: Batch) -> Sequence[Tensor]:
+        """[P, 2] of each image: candidates in random order, or every pixel."""
+        if self.points:
+            return losses.random_points(batch.letterboxes, self.points * self.oversample, batch.images.device).unbind()
+        return [losses.every_point(box, batch.images.device) for box in batch.letterboxes]
+
+    def _mask_logits(self, prediction: Prediction, points: Sequence[Tensor], batch: Batch) -> Sequence[Tensor]:
+        """[Q, P] of each image."""
+        if self.points:
+            # Unbound once: indexing each image would make its gradient as large as the whole batch's.
+            return prediction.masks.sample(torch.stack(list(points))).unbind()
+        queries = torch.arange(prediction.class_logits.shape[1], device=batch.images.device)
+        decode = prediction.masks.decode
+        return [decode(b, queries, box.content).flatten(1) for b, box in enumerate(batch.letterboxes)]
+
     def _layer(
-        self, prediction: Prediction, points: Tensor, classes: list[Tensor], targets: list[tuple[Tensor, Tensor]]
+        self,
+        prediction: Prediction,
+        mask_logits: Sequence[Tensor],
+        classes: list[Tensor],
+        targets: list[tuple[Tensor, Tensor]],
     ) -> dict[str, Tensor]:
-        # Unbound once: indexing each image would make its gradient as large as the whole batch's.
-        mask_logits = prediction.masks.sample(points).unbind()
         pairs, mask_terms, dice_terms = [], [], []
         for b, (logits, (masks, known)) in enumerate(zip(mask_logits, targets, strict=True)):
             # Candidates are in random order: the first `points` of them are a fair sample, and enough to match on.
-            seen = slice(self.points)
+            seen = slice(self.points or None)
             pair = self.match(prediction.class_logits[b], logits[:, seen], classes[b], masks[:, seen], known[seen])
             pairs.append(pair)
             mask, dice = self._mask_terms(logits, pairs[-1], masks, known)
@@ -85,9 +106,10 @@ class MaskCriterion:
         if len(queries) == 0:
             # Zero, but through the logits: gradients reach all parameters even where no image has a segment.
             return 0 * mask_logits.sum(), 0 * mask_logits.sum()
-        logits = mask_logits[queries].float()
-        chosen = losses.uncertain_points(logits, self.points, known=known)
-        logits, targets, known = logits[:, chosen], targets[rows][:, chosen], known[chosen]
+        logits, targets = mask_logits[queries].float(), targets[rows]
+        if self.points:
+            chosen = losses.uncertain_points(logits, self.points, known=known)
+            logits, targets, known = logits[:, chosen], targets[:, chosen], known[chosen]
         mask_loss = losses.mask_focal if self.focal else losses.mask_bce
         return mask_loss(logits, targets, known).sum(), losses.mask_dice(logits, targets, known).sum()
 

@@ -20,6 +20,13 @@ def random_points(letterboxes: Sequence[Letterbox], count: int, device: torch.de
     return (torch.rand(len(sizes), count, 2, device=device) * sizes[:, None]).floor()
 
 
+def every_point(letterbox: Letterbox, device: torch.device | str = "cpu") -> Tensor:
+    """[h * w, 2] all pixel centres (x, y) of an image's content, row by row."""
+    height, width = letterbox.content
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([x, y], dim=-1).flatten(0, 1).float().to(device)
+
+
 def point_targets(segments: Segments, points: Tensor) -> tuple[Tensor, Tensor]:
     """Truth of all segments at once.
 
