@@ -1,6 +1,6 @@
 """Run the benchmarks and print one table.
 
-    python -m benchmarks [mask_loss] [predict_share] [startup] [pack] [--json F] [--data DIR]
+    python -m benchmarks [name ...] [--json F] [--data DIR]
 
 Bars are for a machine on which nothing else runs. Ratios of memory do not depend on that and ratios of time little, but
 on busy cores, threads that wait for one another make many short operations slower than few long ones. A bar that is
@@ -25,7 +25,7 @@ from everymask.files import write_json
 from . import pack
 from .measure import Row, machine
 
-NAMES = ("mask_loss", "predict_share", "startup", "pack")
+NAMES = ("mask_loss", "predict_share", "maskformer", "startup", "pack")
 PACKED = "oxford_pet_700"
 """The data set that `benchmarks.pack` reads."""
 

@@ -51,7 +51,8 @@ def predict(
     clock.mark("fit")
     prediction = run(model, batch)
     clock.mark("model")
-    segments = decide(prediction, batch.letterboxes[0], model.labels, **options)
+    with torch.no_grad():  # Masks are decoded here, by the model's own weights.
+        segments = decide(prediction, batch.letterboxes[0], model.labels, **options)
     clock.mark("postprocess")
     return Result(photo, segments, name or _name(image), clock.seconds)
 
@@ -93,7 +94,7 @@ def fit(photo: np.ndarray, letterbox: Letterbox, device: torch.device | str = "c
 
 def run(model: SegmentationModel, batch: Batch) -> Prediction:
     """The forward pass, without gradients."""
-    with torch.inference_mode():
+    with torch.no_grad():  # Not `inference_mode`: results are plain tensors, with which anything may be done.
         prediction: Prediction = model(batch)
     if batch.images.is_cuda:
         torch.cuda.synchronize()

@@ -105,8 +105,12 @@ def _stage(in_channels: int, out_channels: int, depth: int, norm: Norm, *, first
     return nn.Sequential(*blocks)
 
 
-def from_transformers(name: str) -> str:
-    """Our name of a weight of the ResNet in `transformers`."""
+def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the ResNet in `transformers` under our names."""
+    return {_own_name(name): value for name, value in state.items()}
+
+
+def _own_name(name: str) -> str:
     parts = {
         "embedder.embedder.": "stem.",
         "encoder.stages.": "stages.",

@@ -1,10 +1,132 @@
-"""Swin Transformer (Liu et al. 2021), thin over the backbone that `transformers` has for MaskFormer."""
+"""Swin Transformer (Liu et al. 2021): attention within windows, shifted by half a window in every other block.
+
+Our own rather than the one of `transformers`: the same numbers, but tokens are moved into windows and back by one
+gather each, and queries, keys and values come from one product.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+FAR = -100.0
+"""Added to the attention between tokens that are neighbours only because the shift is cyclic."""
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Where the tokens of a map lie in windows.
+
+    Attributes:
+        into: int64 [windows x n]: the token at each place, h x w for padding.
+        back: int64 [h x w]: the place of each token.
+        far: float [windows, 1, n, n], `FAR` between tokens that must not see each other; None without a shift.
+    """
+
+    into: Tensor
+    back: Tensor
+    far: Tensor | None
+
+    @classmethod
+    def of(cls, height: int, width: int, side: int, shift: int, device: torch.device) -> Windows:
+        """Windows of `side` x `side` over a map that is padded at its right and bottom to a multiple."""
+        padded = -height % side + height, -width % side + width
+        tokens = torch.full(padded, height * width, device=device)
+        tokens[:height, :width] = torch.arange(height * width, device=device).view(height, width)
+        into = _windows(tokens.roll((-shift, -shift), (0, 1)), side).flatten()
+        back = torch.empty(height * width + 1, dtype=torch.int64, device=device)
+        back[into] = torch.arange(len(into), device=device)
+        if not shift:
+            return cls(into, back[:-1], None)
+        rows, columns = (_regions(length, side, shift, device) for length in padded)
+        region = _windows(3 * rows[:, None] + columns, side)
+        apart = region[:, :, None] != region[:, None]
+        return cls(into, back[:-1], FAR * apart[:, None].float())
+
+
+def _windows(values: Tensor, side: int) -> Tensor:
+    """[H, W] -> [windows, side x side]."""
+    height, width = values.shape
+    cells = values.view(height // side, side, width // side, side)
+    return cells.transpose(1, 2).reshape(-1, side * side)
+
+
+def _regions(length: int, side: int, shift: int, device: torch.device) -> Tensor:
+    """0, 1 or 2 [length]: what was one piece before the cyclic shift."""
+    place = torch.arange(length, device=device)
+    return (place >= length - side).long() + (place >= length - shift).long()
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention within windows, with a learnt bias by relative position (equation 4)."""
+
+    def __init__(self, dim: int, heads: int, side: int) -> None:
+        super().__init__()
+        self.heads, self.side = heads, side
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.relative_bias = nn.Parameter(torch.zeros((2 * side - 1) ** 2, heads))
+        nn.init.trunc_normal_(self.relative_bias, std=0.02)
+
+    def forward(self, windows: Tensor, far: Tensor | None) -> Tensor:
+        """windows [b, n, D], far [w, 1, n, n] with b a multiple of w -> [b, n, D]."""
+        q, k, v = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        bias = self._bias()[None]
+        if far is not None:
+            bias = (bias + far).repeat(len(windows) // len(far), 1, 1, 1)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+    def _bias(self) -> Tensor:
+        """[heads, n, n]."""
+        place = torch.cartesian_prod(*[torch.arange(self.side, device=self.relative_bias.device)] * 2)
+        offset = place[:, None] - place[None] + self.side - 1
+        index = offset[..., 0] * (2 * self.side - 1) + offset[..., 1]
+        return self.relative_bias[index].permute(2, 0, 1)
+
+
+class SwinBlock(nn.Module):
+    """Window attention and feed-forward, each after a layer norm. [B, h x w, D] -> the same."""
+
+    def __init__(self, dim: int, heads: int, side: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attention = WindowAttention(dim, heads, side)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        # Dropout of whole images along this path: stochastic depth.
+        self.drop_path = nn.Dropout1d(drop_path)
+
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+        x = x + self._dropped(self._attended(self.norm1(x), windows))
+        return x + self._dropped(self.mlp(self.norm2(x)))
+
+    def _attended(self, x: Tensor, windows: Windows) -> Tensor:
+        # One more token, zero, for the places beyond the map.
+        tokens = F.pad(x, (0, 0, 0, 1)).index_select(1, windows.into)
+        side = self.attention.side**2
+        attended = self.attention(tokens.view(-1, side, x.shape[-1]), windows.far)
+        return attended.view(len(x), -1, x.shape[-1]).index_select(1, windows.back)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return self.drop_path(x.flatten(1)[None])[0].view(x.shape) if self.drop_path.p else x
+
+
+class PatchMerging(nn.Module):
+    """Four neighbours become one token of twice the width. [B, h x w, D] -> [B, h/2 x w/2, 2 D]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        cells = x.view(len(x), height // 2, 2, width // 2, 2, -1)
+        # Column before row within each four, as the published weights have it.
+        return self.reduction(self.norm(cells.permute(0, 1, 3, 4, 2, 5).reshape(len(x), -1, 4 * x.shape[-1])))
 
 
 class Swin(nn.Module):
@@ -14,33 +136,83 @@ class Swin(nn.Module):
         width: channels of c2; each stage doubles them. Swin-T and S: 96, B: 128, L: 192.
         depths: blocks a stage. Swin-T: 2, 2, 6, 2.
         heads: attention heads a stage. Swin-T: 3, 6, 12, 24.
-        window: side of the attention windows: 7, or 12 of the weights trained at 384.
+        side: of the attention windows: 7, or 12 of the weights trained at 384.
         drop_path: largest rate at which blocks are skipped in training.
     """
 
     strides = (4, 8, 16, 32)
 
     def __init__(
-        self, width: int, depths: Sequence[int], heads: Sequence[int], window: int, drop_path: float = 0.0
+        self, width: int, depths: Sequence[int], heads: Sequence[int], side: int, drop_path: float = 0.0
     ) -> None:
         super().__init__()
-        # Inside, because it takes a second, which neither `everymask --help` nor other encoders should wait for.
-        from transformers import MaskFormerSwinConfig
-        from transformers.models.maskformer.modeling_maskformer_swin import MaskFormerSwinBackbone
-
-        config = MaskFormerSwinConfig(
-            embed_dim=width,
-            depths=list(depths),
-            num_heads=list(heads),
-            window_size=window,
-            drop_path_rate=drop_path,
-            out_features=["stage1", "stage2", "stage3", "stage4"],  # type: ignore[call-arg]
-        )
-        self.backbone = MaskFormerSwinBackbone(config)
-        # A part of the classifier that no feature map passes through; kept for the published weights' sake.
-        self.backbone.model.layernorm.requires_grad_(False)
+        self.side = side
         self.channels = tuple(width * 2**stage for stage in range(len(depths)))
+        self.patches = nn.Conv2d(3, width, kernel_size=4, stride=4)
+        self.patch_norm = nn.LayerNorm(width)
+        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        self.stages = nn.ModuleList(
+            nn.ModuleList(SwinBlock(dim, n, side, next(rates)) for _ in range(depth))
+            for dim, depth, n in zip(self.channels, depths, heads, strict=True)
+        )
+        self.merging = nn.ModuleList(PatchMerging(dim) for dim in self.channels[:-1])
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in self.channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images [B, 3, H, W], H and W multiples of 32 -> [B, channels[i], H/strides[i], W/strides[i]]."""
-        return list(self.backbone(images).feature_maps)
+        patches = self.patches(images)
+        height, width = patches.shape[-2:]
+        x = self.patch_norm(patches.flatten(2).transpose(1, 2))
+        features = []
+        for n, (stage, norm) in enumerate(zip(self.stages, self.norms, strict=True)):
+            x = self._stage(stage, x, height, width)
+            features.append(norm(x).transpose(1, 2).unflatten(-1, (height, width)))
+            if n < len(self.merging):
+                x = self.merging[n](x, height, width)
+                height, width = height // 2, width // 2
+        return features
+
+    def _stage(self, blocks: nn.Module, x: Tensor, height: int, width: int) -> Tensor:
+        """Blocks take turns: windows in place, then shifted by half a window."""
+        in_place, shifted = (Windows.of(height, width, self.side, shift, x.device) for shift in (0, self.side // 2))
+        for n, block in enumerate(blocks.children()):
+            x = block(x, shifted if n % 2 else in_place)
+        return x
+
+
+def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the Swin in `transformers` under our names: query, key and value become one."""
+    own: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name.endswith("relative_position_index") or name.startswith("model.layernorm."):
+            continue  # Computed; and a part of the classifier that no feature map passes through.
+        renamed = _own_name(name)
+        if renamed.endswith((".query.weight", ".query.bias")):
+            parts = [state[name.replace("query", part)] for part in ("query", "key", "value")]
+            own[renamed.replace("query", "qkv")] = torch.cat(parts)
+        elif ".attention.key." not in renamed and ".attention.value." not in renamed:
+            own[renamed] = value
+    return own
+
+
+def _own_name(name: str) -> str:
+    if ".downsample." in name:
+        stage, _, rest = name.removeprefix("model.encoder.layers.").partition(".downsample.")
+        return f"merging.{stage}.{rest}"
+    parts = {
+        "model.embeddings.patch_embeddings.projection.": "patches.",
+        "model.embeddings.norm.": "patch_norm.",
+        "hidden_states_norms.": "norms.",
+        "model.encoder.layers.": "stages.",
+        ".blocks.": ".",
+        ".layernorm_before.": ".norm1.",
+        ".layernorm_after.": ".norm2.",
+        ".attention.self.relative_position_bias_table": ".attention.relative_bias",
+        ".attention.self.": ".attention.",
+        ".attention.output.dense.": ".attention.proj.",
+        ".intermediate.dense.": ".mlp.0.",
+        ".output.dense.": ".mlp.2.",
+    }
+    for theirs, ours in parts.items():
+        name = name.replace(theirs, ours)
+    return name

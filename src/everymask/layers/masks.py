@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..types import Letterbox
 
@@ -37,13 +38,17 @@ class QueryPixelMasks:
     def decode(self, b: int, queries: Tensor, size: Size | None = None) -> Tensor:
         """[q, H, W]: the content of image `b` at `size`."""
         height, width = _cells(self.letterboxes[b].content, self._stride)
-        logits = torch.einsum("qd,dhw->qhw", self.queries[b, queries], self.pixels[b, :, :height, :width])
+        logits = self._product(b, queries)[:, :height, :width]
         return logits if size is None else resample_content(logits, self.letterboxes[b].content, self._stride, size)
+
+    def _product(self, b: int, queries: Tensor) -> Tensor:
+        """[q, h, w] over the whole canvas."""
+        return torch.einsum("qd,dhw->qhw", self.queries[b, queries], self.pixels[b])
 
     def positions(self, b: int, size: Size) -> tuple[Tensor, Tensor]:
         """Rows [H] and columns [W] of `size` in cells of the content."""
         rows, columns = (
-            cell_positions(out, length, step, self.pixels.device)
+            cell_positions(out, length, step, self.queries.device)
             for out, length, step in zip(size, self.letterboxes[b].content, self._stride, strict=True)
         )
         return rows, columns
@@ -51,6 +56,66 @@ class QueryPixelMasks:
     @property
     def _stride(self) -> tuple[float, float]:
         return self.canvas[0] / self.pixels.shape[-2], self.canvas[1] / self.pixels.shape[-1]
+
+
+class ProjectedPixels:
+    """Pixel embeddings that a last convolution makes from features: as a map for training, or not at all.
+
+    An inner product with what a convolution makes is itself a convolution, with one kernel a query. For the few
+    queries that post-processing keeps, this is a small part of the work.
+
+    Args:
+        features: [B, C, h, w].
+        projection: from C to D channels, keeping the size.
+    """
+
+    def __init__(self, features: Tensor, projection: nn.Conv2d) -> None:
+        self.features, self.projection = features, projection
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """[B, D, h, w]; made once, for all decoder layers of a training step."""
+        embeddings: Tensor = self.projection(self.features)
+        return embeddings
+
+    def product(self, b: int, queries: Tensor) -> Tensor:
+        """[q, h, w] of query embeddings [q, D]."""
+        weight, bias = self.projection.weight, self.projection.bias
+        kernels = torch.einsum("qd,dcyx->qcyx", queries, weight)
+        shift = None if bias is None else queries @ bias
+        # A map to convolve with must not be empty.
+        if len(queries) == 0:
+            return self.features.new_zeros(0, *self.features.shape[-2:])
+        return F.conv2d(self.features[b : b + 1], kernels, shift, padding=self.projection.padding)[0]
+
+
+class ProjectedMasks(QueryPixelMasks):
+    """`QueryPixelMasks` whose pixel embeddings need not exist.
+
+    Args:
+        queries: [B, Q, D].
+        source: shared by all decoder layers.
+    """
+
+    def __init__(
+        self, queries: Tensor, source: ProjectedPixels, letterboxes: Sequence[Letterbox], canvas: Size
+    ) -> None:
+        self.queries, self.source = queries, source
+        self.letterboxes, self.canvas = letterboxes, canvas
+
+    @property
+    def pixels(self) -> Tensor:  # type: ignore[override]
+        return self.source.pixels
+
+    @property
+    def _stride(self) -> tuple[float, float]:
+        height, width = self.source.features.shape[-2:]
+        return self.canvas[0] / height, self.canvas[1] / width
+
+    def _product(self, b: int, queries: Tensor) -> Tensor:
+        if len(queries) < self.queries.shape[-1]:
+            return self.source.product(b, self.queries[b, queries])
+        return super()._product(b, queries)
 
 
 def sample_features(features: Tensor, points: Tensor, letterboxes: Sequence[Letterbox], canvas: Size) -> Tensor:

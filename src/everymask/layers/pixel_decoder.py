@@ -1,4 +1,4 @@
-"""From the encoder's feature maps to pixel embeddings at stride 4 (MaskFormer, section 3.3 and appendix A)."""
+"""From the encoder's feature maps to one map at stride 4 (MaskFormer, section 3.3 and appendix A)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ class PixelDecoder(nn.Module):
     Args:
         channels: of the encoder's maps, fine to coarse.
         dim: width of the pyramid.
-        out_dim: width of the pixel embeddings.
         encoder_layers: 0 for semantic segmentation, 6 for COCO panoptic in the paper.
     """
 
@@ -36,7 +35,6 @@ class PixelDecoder(nn.Module):
         self,
         channels: Sequence[int],
         dim: int,
-        out_dim: int,
         encoder_layers: int = 0,
         heads: int = 8,
         hidden: int = 2048,
@@ -48,16 +46,15 @@ class PixelDecoder(nn.Module):
         self.stem = ConvGroupNorm(coarse, dim, 3)
         self.lateral = nn.ModuleList(ConvGroupNorm(c, dim, 1, relu=False) for c in channels[-2::-1])
         self.output = nn.ModuleList(ConvGroupNorm(dim, dim, 3) for _ in channels[:-1])
-        self.mask_proj = nn.Conv2d(dim, out_dim, kernel_size=3, padding=1)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Maps [B, channels[i], h, w], fine to coarse -> pixel embeddings [B, out_dim, h, w] at the finest map's
-        size, and the coarsest map, for the queries to attend to."""
+        """Maps [B, channels[i], h, w], fine to coarse -> [B, dim, h, w] at the finest map's size, from which pixel
+        embeddings are made, and the coarsest map, for the queries to attend to."""
         coarse = self._encoded(self.input_proj(features[-1]))
         y = self.stem(coarse)
         for finer, lateral, output in zip(features[-2::-1], self.lateral, self.output, strict=True):
             y = output(lateral(finer) + F.interpolate(y, size=finer.shape[-2:], mode="nearest"))
-        return self.mask_proj(y), coarse
+        return y, coarse
 
     def _encoded(self, x: Tensor) -> Tensor:
         if not len(self.encoder):

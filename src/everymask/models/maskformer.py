@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from .. import losses, postprocess
 from ..criterion import MaskCriterion
-from ..encoders import resnet
+from ..encoders import resnet, swin
 from ..encoders.resnet import ResNet
 from ..encoders.swin import Swin
 from ..labels import LabelMap
 from ..layers.canvas import by_canvas
 from ..layers.conv import keep_valid
-from ..layers.masks import QueryPixelMasks
+from ..layers.masks import ProjectedMasks, ProjectedPixels, QueryPixelMasks
 from ..layers.normalize import Normalize
 from ..layers.param_groups import param_groups
 from ..layers.pixel_decoder import PixelDecoder
@@ -167,9 +167,8 @@ class Model(SegmentationModel):
         self.normalize = Normalize()
         self.encoder = build_encoder(config)
         heads, hidden = config.decoder_heads, config.hidden_dim
-        self.pixel_decoder = PixelDecoder(
-            self.encoder.channels, config.pixel_dim, config.mask_dim, config.encoder_layers, heads, hidden
-        )
+        self.pixel_decoder = PixelDecoder(self.encoder.channels, config.pixel_dim, config.encoder_layers, heads, hidden)
+        self.mask_proj = nn.Conv2d(config.pixel_dim, config.mask_dim, kernel_size=3, padding=1)
         if config.head == "per-pixel":
             self.pixel_head = nn.Conv2d(config.mask_dim, len(labels) + 1, kernel_size=1)
             return
@@ -200,17 +199,18 @@ class Model(SegmentationModel):
         if self.config.head == "per-pixel":
             (logits,) = by_canvas(self._pixel_logits, images, batch)
             return per_pixel_prediction(logits, batch)
-        pixels, states = by_canvas(self._embeddings, images, batch)
+        features, states = by_canvas(self._features, images, batch)
+        pixels = ProjectedPixels(features, self.mask_proj)
         layers = [self._heads(x, pixels, batch) for x in self.decoder_norm(states).chunk(self.config.layers, dim=1)]
         return Prediction(layers[-1].class_logits, layers[-1].masks, aux=tuple(layers[:-1]))
 
     def _pixel_logits(self, images: Tensor) -> tuple[Tensor]:
         """[b, 3, h, w] -> [b, K+1, h/4, w/4]."""
-        return (self.pixel_head(self.pixel_decoder(self.encoder(images))[0]),)
+        return (self.pixel_head(self.mask_proj(self.pixel_decoder(self.encoder(images))[0])),)
 
-    def _embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """[b, 3, h, w] -> pixel embeddings [b, D, h/4, w/4] and query states [b, layers x Q, dim]."""
-        pixels, memory = self.pixel_decoder(self.encoder(images))
+    def _features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[b, 3, h, w] -> pixel features [b, C, h/4, w/4] and query states [b, layers x Q, dim]."""
+        features, memory = self.pixel_decoder(self.encoder(images))
         memory = self.input_proj(memory)
         height, width = memory.shape[-2:]
         position = normalized_sine_position(height, width, self.config.dim, device=memory.device).to(memory.dtype)
@@ -220,10 +220,10 @@ class Model(SegmentationModel):
         for layer in self.decoder:
             x = layer(x, query_pos, memory, memory_pos)
             states.append(x)
-        return pixels, torch.stack(states, dim=1).flatten(1, 2)
+        return features, torch.stack(states, dim=1).flatten(1, 2)
 
-    def _heads(self, x: Tensor, pixels: Tensor, batch: Batch) -> Prediction:
-        masks = QueryPixelMasks(self.mask_head(x), pixels, batch.letterboxes, batch.size)
+    def _heads(self, x: Tensor, pixels: ProjectedPixels, batch: Batch) -> Prediction:
+        masks = ProjectedMasks(self.mask_head(x), pixels, batch.letterboxes, batch.size)
         return Prediction(self.class_head(x), masks)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -338,7 +338,7 @@ _PIXEL, _DECODER = "model.pixel_level_module.", "model.transformer_module."
 
 PUBLISHED_NAMES = {
     _PIXEL + "decoder.fpn.stem.": "pixel_decoder.stem.",
-    _PIXEL + "decoder.mask_projection.": "pixel_decoder.mask_proj.",
+    _PIXEL + "decoder.mask_projection.": "mask_proj.",
     _DECODER + "queries_embedder.": "query_position.",
     _DECODER + "input_projection.": "input_proj.",
     _DECODER + "decoder.layernorm.": "decoder_norm.",
@@ -363,17 +363,21 @@ def convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     if not any(name.startswith(_PIXEL) for name in state_dict):
         return state_dict
     dropped = ("criterion.empty_weight", "num_batches_tracked")
-    return {_own_name(name): value for name, value in state_dict.items() if not name.endswith(dropped)}
+    state = {name: value for name, value in state_dict.items() if not name.endswith(dropped)}
+    encoder = {
+        name.removeprefix(_PIXEL + "encoder."): state.pop(name)
+        for name in list(state)
+        if name.startswith(_PIXEL + "encoder.")
+    }
+    kind = resnet if any(name.startswith("embedder.") for name in encoder) else swin
+    converted = {f"encoder.{name}": value for name, value in kind.from_transformers(encoder).items()}
+    return converted | {_own_name(name): value for name, value in state.items()}
 
 
 def _own_name(name: str) -> str:
     if name.startswith(_PIXEL + "decoder.fpn.layers."):
         layer, part, tensor = name.removeprefix(_PIXEL + "decoder.fpn.layers.").split(".", 2)
         return f"pixel_decoder.{'lateral' if part == 'proj' else 'output'}.{layer}.{tensor}"
-    if name.startswith((_PIXEL + "encoder.embedder.", _PIXEL + "encoder.encoder.")):
-        return "encoder." + resnet.from_transformers(name.removeprefix(_PIXEL + "encoder."))
-    if name.startswith(_PIXEL + "encoder."):
-        return "encoder.backbone." + name.removeprefix(_PIXEL + "encoder.")
     for theirs, ours in PUBLISHED_NAMES.items():
         name = name.replace(theirs, ours)
     return name
