@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -22,7 +23,6 @@ from everymask.layers.param_groups import param_groups
 from everymask.layers.position import sine_position
 from everymask.layers.transformer import MLP, Attention, DecoderLayer
 from everymask.types import Batch, Letterbox
-from everymask.upsample import interpolate
 
 Size = tuple[int, int]
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
@@ -144,12 +144,20 @@ def test_a_batch_decodes_each_image_as_alone() -> None:
         torch.testing.assert_close(sampled, alone.sample(points[None])[0], **TOLERANCE)
 
 
+def bilinear(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """By SciPy, at the crossings of rows [H] and columns [W]."""
+    grid = np.stack(np.meshgrid(rows.numpy(), columns.numpy(), indexing="ij"))
+    return torch.from_numpy(scipy.ndimage.map_coordinates(maps.numpy(), grid, order=1, mode="nearest"))
+
+
 @pytest.mark.parametrize("source", [(45, 61), (450, 611), (9, 13)])
 def test_positions_are_those_that_decoding_interpolates_at(source: tuple[int, int]) -> None:
     box = Letterbox(source, (47, 64), (64, 64))
     masks, queries = masks_of([box], box.canvas), torch.tensor([0, 1])
     rows, columns = masks.positions(0, source)
-    halves = interpolate(interpolate(masks.decode(0, queries), rows, axis=1), columns, axis=2)
+    decoded = masks.decode(0, queries)
+    rows, columns = rows.clamp(0, decoded.shape[1] - 1), columns.clamp(0, decoded.shape[2] - 1)
+    halves = torch.stack([bilinear(maps, rows, columns) for maps in decoded])
     torch.testing.assert_close(halves, masks.decode(0, queries, source), atol=1e-5, rtol=1e-5)
 
 

@@ -55,7 +55,7 @@ class DrawnMasks:
         height, width = self.logits.shape[-2:]
         rows = (torch.arange(size[0]) + 0.5) * height / size[0] - 0.5
         columns = (torch.arange(size[1]) + 0.5) * width / size[1] - 0.5
-        return rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+        return rows, columns
 
 
 def predicted(masks: Sequence[np.ndarray], classes: Sequence[int], probability: float | Sequence[float]) -> Prediction:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from everymask import upsample
-from everymask.upsample import contenders, count_above, decide_pixels, grey_pixels
+from everymask.upsample import bands, contenders, decide_pixels, grey_pixels
 
 
 def positions(count: int, cells: int) -> Tensor:
-    return ((torch.arange(count, dtype=torch.float64) + 0.5) * cells / count - 0.5).clamp(0, cells - 1)
+    return (torch.arange(count, dtype=torch.float64) + 0.5) * cells / count - 0.5
 
 
 def everywhere(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -78,8 +78,9 @@ def test_only_outlines_are_interpolated() -> None:
 
     pixels = decide_pixels(maps, positions(80, 8), positions(80, 8), counting)
     assert pixels.float().mean() == 0.5
-    # The cells at full width, then the one line of cells where the winner changes: ten rows of eighty.
-    assert seen == [8 * 80, 10 * 80]
+    # The cells and their border, then the line of blocks where the winner changes: ten rows of eighty, those at the
+    # border, half as wide, visited as if they were whole.
+    assert seen == [10 * 10, 10 * 90]
 
 
 @given(SIDES, SIDES, SIZES, st.integers(0, 2**16))
@@ -111,7 +112,8 @@ def test_counts_are_those_of_interpolated_maps(
     maps = torch.rand(n, h, w, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(upsample, "CHUNK_VALUES", chunk)
-        found = count_above(maps, positions(size[0], h), positions(size[1], w), 0.5)
+        grid = positions(size[0], h), positions(size[1], w)
+        found = torch.stack([band.count_above(torch.full((n,), 0.5)) for band in bands(maps, *grid)]).sum(0)
     assert found.tolist() == (everywhere(maps, size) > 0.5).flatten(1).sum(1).tolist()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from .errors import UsageError
 from .labels import LabelMap
 from .types import Letterbox, Prediction, Segments
-from .upsample import contenders, count_above, decide_pixels, grey_pixels
+from .upsample import bands, contenders, decide_pixels, grey_pixels
 
 MIN_OBJECT = 0.05
 """Queries that are less probably an object than this have no say in semantic results."""
@@ -167,9 +167,7 @@ def paint(
             torch.zeros(0, dtype=torch.int64),
             torch.zeros(0, dtype=torch.int64),
         )
-    masks = prediction.masks.decode(b, queries).float().sigmoid()
-    rows, columns = prediction.masks.positions(b, size)
-    areas = count_above(masks, rows, columns, 0.5)
+    masks = prediction.masks.decode(b, queries).float().sigmoid_().mul_(scores[:, None, None])
     half = scores / 2
 
     def decide(values: Tensor, chosen: Tensor) -> Tensor:
@@ -178,8 +176,12 @@ def paint(
         # Which query and whether it covers: "nobody" alone would not be a convex set.
         return 2 * (ids + 1) + ((best > half[ids]) if covered_only else 1)
 
-    codes = decide_pixels(masks * scores[:, None, None], rows, columns, decide, contenders)
-    winner = (codes >> 1) * (codes & 1)
+    codes, areas = [], torch.zeros(len(queries), dtype=torch.int64, device=masks.device)
+    for band in bands(masks, *prediction.masks.positions(b, size)):
+        areas += band.count_above(half)
+        codes.append(band.decide(decide, contenders))
+    code = torch.cat(codes)
+    winner = (code >> 1) * (code & 1)
     own = torch.bincount(winner.flatten(), minlength=len(queries) + 1)[1:]
     return winner.cpu(), own.cpu(), areas.cpu()
 

@@ -290,6 +290,39 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
+class Prompts:
+    """Explicit prompts for the objects of one image: clicks, and boxes as two corners.
+
+    Attributes:
+        points: float32 [P, 2].
+        labels: int32 [P]: 1 on its object, 0 beside it, 2 and 3 the top left and bottom right pixel of its box, -1
+            padding.
+        objects: int64 [P], row of the `Segments` whose object it is for.
+    """
+
+    points: Tensor
+    labels: Tensor
+    objects: Tensor
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def padded(self, count: int) -> tuple[Tensor, Tensor]:
+        """By object, as models take them: points float32 [O, P, 2] and labels int32 [O, P], filled up with -1.
+
+        Args:
+            count: O. An object without prompts is all padding.
+        """
+        order = torch.argsort(self.objects, stable=True)
+        rows, counts = self.objects[order], torch.bincount(self.objects, minlength=count)
+        columns = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+        width = int(counts.max()) if len(rows) else 0
+        points, labels = self.points.new_zeros(count, width, 2), self.labels.new_full((count, width), -1)
+        points[rows, columns], labels[rows, columns] = self.points[order], self.labels[order]
+        return points, labels
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """What a model takes.
 
@@ -358,7 +391,8 @@ class MaskDecoder(Protocol):
     def positions(self, b: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Where the pixel rows [H] and columns [W] of `size` lie among the cells that `decode` gives without a size.
 
-        Floats within 0..h-1 and 0..w-1: bilinear interpolation there is what `decode` does with a size.
+        Floats from -0.5 to h - 0.5 and w - 0.5, border cells reaching out: bilinear interpolation there is what
+        `decode` does with a size.
         """
         ...
 

@@ -132,9 +132,8 @@ def sample_features(features: Tensor, points: Tensor, letterboxes: Sequence[Lett
 
 
 def cell_positions(count: int, length: int, stride: float, device: torch.device | None = None) -> Tensor:
-    """Where `count` pixels that cover `length` canvas pixels lie, in cells of `stride`; the border cells reach out."""
-    cells = (torch.arange(count, device=device) + 0.5) * (length / (count * stride)) - 0.5
-    return cells.clamp(0, math.ceil(length / stride) - 1)
+    """Where `count` pixels that cover `length` canvas pixels lie, in cells of `stride`."""
+    return (torch.arange(count, device=device) + 0.5) * (length / (count * stride)) - 0.5
 
 
 def resample_content(maps: Tensor, content: Size, stride: tuple[float, float], size: Size) -> Tensor:
