@@ -8,7 +8,7 @@ import pickle
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ from everymask.checkpoint import (
     replace_folder,
     save,
     save_training,
+    transfer,
 )
 from everymask.errors import CheckpointError, ModelError, WriteError
+from everymask.labels import LabelMap
 from everymask.model import SegmentationModel
 from everymask.models import create_model
-from everymask.models.hybrid import PRESETS
+from everymask.models.hybrid import PRESETS, Model
 from tests.scenes import LABELS
 
 TINY = asdict(PRESETS["tiny"])
@@ -351,3 +353,44 @@ def test_a_pickle_is_never_opened(folder: Path, tmp_path: Path, write: Any, chec
     assert not (tmp_path / "dead").exists()
     pickle.loads(pickle.dumps(Canary(tmp_path / "dead")))
     assert (tmp_path / "dead").exists()  # The canary sings.
+
+
+# ---- fine-tuning: weights of one model for another ----
+
+
+def create(*classes: str, **changes: Any) -> SegmentationModel:
+    torch.manual_seed(1)
+    return Model(replace(PRESETS["tiny"], **changes), LabelMap.from_names(classes))
+
+
+def test_weights_are_taken_over_and_classes_matched_by_name(saved: Path, model: SegmentationModel) -> None:
+    target = create("ring", *reversed(LABELS.names))
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    assert transfer(target, saved) == ["class ring"]
+    state, given = target.state_dict(), model.state_dict()
+    for name in ("class_head.weight", "class_head.bias"):
+        assert torch.equal(state[name][0], before[name][0])
+        assert torch.equal(state[name][1:3], given[name][:2].flip(0))
+        assert torch.equal(state[name][3], given[name][2])
+    others = [name for name in given if not name.startswith("class_head")]
+    assert all(torch.equal(state[name], given[name]) for name in others)
+
+
+def test_a_deeper_encoder_keeps_its_own_new_blocks(saved: Path) -> None:
+    target = create(*LABELS.names, blocks=(1, 1, 1, 2))
+    fresh = transfer(target, saved)
+    assert fresh
+    assert all(name.startswith("encoder.stages.3.blocks.1.") for name in fresh)
+
+
+def test_weights_of_other_sizes_are_refused(saved: Path) -> None:
+    with pytest.raises(ModelError, match=r"the weights do not belong to this model: .* is \(\d"):
+        transfer(create(*LABELS.names, dim=64), saved)
+
+
+def test_weights_of_another_system_are_refused(saved: Path) -> None:
+    other = create_model("maskformer", "tiny", classes=LABELS)
+    with pytest.raises(ModelError) as error:
+        transfer(other, saved)
+    text = f"weights of another system: {saved} (the weights are of hybrid, the model is maskformer)."
+    assert str(error.value) == text

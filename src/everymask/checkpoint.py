@@ -184,7 +184,8 @@ def transfer(model: SegmentationModel, source: str | Path) -> list[str]:
     known = {name: row for row, name in enumerate(given.labels.names)}
     rows = [*(known.get(name) for name in model.labels.names), len(known)]  # The last row is "no object".
     for name in [n for n in own if n.startswith("class_head.") and n in state]:
-        state[name] = _class_rows(own[name], state[name], rows)
+        if own[name].shape[1:] == state[name].shape[1:]:
+            state[name] = _class_rows(own[name], state[name], rows)
     fresh = [name for name in own if name not in state]
     load_weights(model, own | state, source)
     return fresh + [f"class {name}" for name in model.labels.names if name not in known]
