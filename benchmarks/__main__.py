@@ -25,9 +25,11 @@ from everymask.files import write_json
 from . import pack
 from .measure import Row, machine
 
-NAMES = ("mask_loss", "predict_share", "maskformer", "startup", "pack")
+NAMES = ("mask_loss", "predict_share", "maskformer", "startup", "coco_panoptic", "pack")
 PACKED = "oxford_pet_700"
 """The data set that `benchmarks.pack` reads."""
+OF_DATA = ("coco_panoptic",)
+"""Benchmarks whose `rows` take the folder of real data, and do without where it is not there."""
 
 WIDTH = 80
 
@@ -37,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}; all if none is given")
     parser.add_argument("--json", type=Path, metavar="F", help="also write rows, versions, processor and date here")
-    parser.add_argument("--data", type=Path, metavar="DIR", default=Path("../shared/data"), help="real data, for pack")
+    parser.add_argument("--data", type=Path, metavar="DIR", default=Path("../shared/data"), help="real data")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
     console = Console(width=WIDTH)
     names = [name for name in NAMES if name in (options.names or NAMES)]
     found = machine()  # Before `pack` sets the number of threads.
-    rows = [row for name in names if name != "pack" for row in measured(name, console)]
+    rows = [row for name in names if name != "pack" for row in measured(name, options.data, console)]
     if rows:
         console.print(table(rows), summary(rows, found), sep="\n")
     if "pack" in names:
@@ -54,10 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_json(options.json, {"date": now, "machine": found, "rows": [row.to_json() for row in rows]})
 
 
-def measured(name: str, console: Console) -> list[Row]:
+def measured(name: str, data: Path, console: Console) -> list[Row]:
     """The rows of one benchmark, named on the terminal while it runs."""
     with console.status(f"measuring {name} ..."):
-        rows: list[Row] = import_module(f"{__package__}.{name}").rows()
+        module = import_module(f"{__package__}.{name}")
+        rows: list[Row] = module.rows(data) if name in OF_DATA else module.rows()
     return rows
 
 

@@ -28,12 +28,13 @@ ROOT = "everymask"
 # A module may import from its own layer and from those above it in this list. A folder counts as one name.
 LAYERS = [
     {"errors", "files", "labels", "types", "recipe"},
-    {"image", "affine", "resample", "transforms", "augment", "losses", "upsample", "postprocess", "metrics", "prompts", "layers"}
+    {"image", "transforms", "losses", "upsample", "postprocess", "metrics", "prompts", "layers"}
+    | {"affine", "resample", "augment", "prompt_files"}
     | {"drawing", "maps", "visualize", "compare", "charts", "save", "result", "model"},
     {"matcher", "criterion", "encoders", "datasets"},
     {"models"},
     {"predict", "published", "checkpoint", "trace", "tiling"},
-    {"evaluate", "report", "train", "overfit", "gallery", "demo", "export", "cluster"},
+    {"evaluate", "report", "train", "overfit", "gallery", "doctor_text", "doctor_page", "demo", "export", "cluster"},
     {"cli", "tables", "web"},
 ]
 MAX_LINES = 500

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -24,28 +23,7 @@ from everymask.errors import DataError, EverymaskError, ImageError
 from everymask.labels import Label, LabelMap
 from everymask.recipe import TrainConfig
 from everymask.types import VOID, Batch, Sample, Segments
-
-Array = np.ndarray[Any, Any]
-CROSS = np.array([[0, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 0]], np.uint8)
-
-
-def write(folder: Path, masks: dict[str, Array], kind: str = "masks", images: str = "images") -> Path:
-    """A photo and a mask for each stem; returns `folder`."""
-    for name in (images, kind):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for stem, mask in masks.items():
-        Image.new("RGB", mask.shape[1::-1], "orange").save(folder / images / f"{stem}.jpg")
-        Image.fromarray(mask).save(folder / kind / f"{stem}.png")
-    return folder
-
-
-def write_table(root: Path, table: Any) -> None:
-    (root / "classes.json").write_text(table if isinstance(table, str) else json.dumps(table))
-
-
-def ids_of(sample: Sample) -> list[list[int]]:
-    return sample.segments.id_map.tolist()
-
+from tests.folders import CROSS, Array, ids_of, write, write_table
 
 # --- folder ----------------------------------------------------------------------------------------------------------
 
@@ -254,27 +232,40 @@ def test_masks_that_are_refused(
 
 
 TABLES = [
-    ("{", "cannot read the class table: {path} (Expecting property name"),
-    ("", "cannot read the class table: {path} (Expecting value"),
+    ("{", "cannot read a file as JSON: {path} (Expecting property name"),
+    ("", "cannot read a file as JSON: {path} (Expecting value"),
+    ("[" * 100_000, "cannot read a file as JSON: {path} (maximum recursion depth exceeded"),
     ("5", "expected a list of classes: {path} (found 5)."),
     ('"road"', "expected a list of classes: {path} (found 'road')."),
     ("null", "expected a list of classes: {path} (found None)."),
-    ({}, "expected a list of classes: {path} (found [])."),
+    ({}, "expected a list of classes: {path} (found {{}})."),
     ({"classes": {"road": 3}}, "expected a list of classes: {path} (found {{'road': 3}})."),
-    ([{"name": "a"}, {"value": 3}], "a class needs a name: {path} (entry 1 is {{'value': 3}})."),
-    ([{"name": "a"}, 5], "a class needs a name: {path} (entry 1 is 5)."),
-    (["a", "b", "a"], "class names must be unique: LabelMap (repeated: a)."),
-    ([{"name": "a", "value": "3"}], "expected whole numbers: {path} (\"value\" is ['3']). As in [0, 255]."),
-    ([{"name": "a", "value": None}], 'expected whole numbers: {path} ("value" is [None]). As in [0, 255].'),
-    ([{"name": "a", "color": "red"}], "expected whole numbers: {path} (\"color\" is 'red'). As in [0, 255]."),
-    (
-        [{"name": "a", "color": [1, 2]}],
-        "a colour has three numbers: {path} (entry 0 is {{'name': 'a', 'color': [1, 2]}}).",
-    ),
+    ([{"name": "a"}, {"value": 3}], "a class needs a name: {path} (an entry is {{'value': 3}})."),
+    ([{"name": "a"}, 5], "a class needs a name: {path} (an entry is 5)."),
+    ([{"name": 5}], "a class needs a name: {path} (an entry is {{'name': 5}})."),
+    ([" "], "a class needs a name: {path} (an entry is {{'name': ' '}})."),
+    (["a\nb"], "a class needs a name: {path} (an entry is {{'name': 'a\\nb'}})."),
+    (["a", "b", "a"], "class names must be unique: {path} (repeated: a)."),
+    ([{"name": "a", "value": "3"}], "expected a whole number: {path} (\"value\" of a is '3')."),
+    ([{"name": "a", "value": None}], 'expected a whole number: {path} ("value" of a is None).'),
+    ([{"name": "a", "value": 2**31}], 'expected a whole number: {path} ("value" of a is 2147483648).'),
+    ([{"name": "a", "stuff": "yes"}], "expected true or false: {path} (\"stuff\" of a is 'yes')."),
+    ([{"name": "a", "synonyms": "b"}], "expected a list of names: {path} (\"synonyms\" of a is 'b')."),
+    ([{"name": "a", "color": "red"}], "a colour is [R, G, B] or \"#RRGGBB\": {path} (found 'red')."),
+    ([{"name": "a", "color": [1, 2]}], 'a colour is [R, G, B] or "#RRGGBB": {path} (found [1, 2]).'),
+    ([{"name": "a", "color": [1, 2, 256]}], 'a colour is [R, G, B] or "#RRGGBB": {path} (found [1, 2, 256]).'),
     ({"classes": ["a"], "void": 255}, 'expected whole numbers: {path} ("void" is 255). As in [0, 255].'),
     (
         {"classes": ["a"], "background": [1.5]},
         'expected whole numbers: {path} ("background" is [1.5]). As in [0, 255].',
+    ),
+    (
+        {"classes": ["a"], "background": ["#000000"]},
+        "expected whole numbers: {path} (\"background\" is ['#000000']). As in [0, 255].",
+    ),
+    (
+        {"classes": [{"name": "a", "color": "#000001"}], "void": [0]},
+        'a colour is [R, G, B] or "#RRGGBB": {path} (found 0).',
     ),
     (
         [{"name": "a", "value": 3}, {"name": "b", "value": 3}],
@@ -284,6 +275,7 @@ TABLES = [
         {"classes": ["a", "b"], "void": [1, 255], "background": [0, 255]},
         "a pixel value has two meanings: {path} (0, 1, 255 among classes, void and background). Give each value once.",
     ),
+    ({"0": "sky", "1": 5}, "a class needs a name: {path} (an entry is 5)."),
 ]
 
 
@@ -306,8 +298,8 @@ def test_a_format_may_be_chosen(tmp_path: Path) -> None:
     root = write(write(tmp_path, {"a": CROSS}, kind="instances"), {"a": CROSS * 255})
     assert isinstance(open_dataset(root), Instances)
     assert isinstance(open_dataset(root, format="folder"), Folder)
-    with pytest.raises(DataError, match=r"^unknown data format: voc \(there are: .*pets, .*folder\)\.$"):
-        open_dataset(root, format="voc")
+    with pytest.raises(DataError, match=r"^unknown data format: coco \(there are: .*pets, .*folder, .*\)\.$"):
+        open_dataset(root, format="coco")
 
 
 def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
@@ -349,6 +341,14 @@ def test_instances_that_fill_the_image_or_none_at_all(tmp_path: Path) -> None:
     assert len(empty.segments) == 0
 
 
+def test_instance_numbers_are_not_negative(tmp_path: Path) -> None:
+    root = write(tmp_path, {"a": CROSS}, "instances")
+    (root / "instances" / "a.png").unlink()
+    Image.fromarray(CROSS.astype(np.int32) - 3).save(root / "instances" / "a.tif")
+    with pytest.raises(DataError, match=r"^an instance number is negative: .*a\.tif \(found -3\)\.$"):
+        open_dataset(root)[0]
+
+
 def test_instances_need_one_number_a_pixel(tmp_path: Path) -> None:
     root = write(tmp_path, {"a": np.zeros((3, 4, 3), np.uint8)}, "instances")
     with pytest.raises(DataError) as error:
@@ -363,24 +363,45 @@ def test_instances_need_one_number_a_pixel(tmp_path: Path) -> None:
     [
         ("data.yaml", "names: [cat]", "cat"),
         ("data.yaml", "names: {0: cat}", "cat"),
-        ("data.yaml", "nc: 1", "object"),
-        ("data.yaml", "", "object"),
+        ("data.yaml", "names: {7: cat}", "cat"),
         ("classes.json", '["dog"]', "dog"),
+        ("classes.json", '{"0": "dog"}', "dog"),
+        ("readme.txt", "", "object"),
     ],
 )
 def test_the_class_name_of_instances(tmp_path: Path, name: str, text: str, label: str) -> None:
     root = write(tmp_path, {"a": CROSS}, "instances")
     (root / name).write_text(text)
     assert open_dataset(root)[0].segments[0].label == label
+    assert open_dataset(root, name="nucleus")[0].segments[0].label == "nucleus"
 
 
-@pytest.mark.parametrize("text", ["names: [cat", "- cat\n- dog"])
-def test_class_names_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: [cat", "cannot read a file as YAML: {path} (while parsing a flow sequence"),
+        ("a: !!timestamp x", "cannot read a file as YAML: {path} ("),
+        ("- cat\n- dog", "expected class names: {path} (found None)."),
+        ("nc: 1", "expected class names: {path} (found None)."),
+        ("", "expected class names: {path} (found None)."),
+        ("names: cat", "expected class names: {path} (found 'cat')."),
+        ("names: []", "expected class names: {path} (found {{}})."),
+        ("names: [no]", "a class needs a name: {path} (an entry is False)."),
+        ("names: {a: cat}", "expected class names by number: {path} ('cat' has 'a')."),
+        ("names: {-1: cat}", "expected class names by number: {path} ('cat' has -1)."),
+        ("names: [cat, cat]", "class names must be unique: {path} (repeated: cat)."),
+        (
+            "names: [cat, dog]",
+            "instance masks are of one class: {root} (found cat, dog). Say which it is: --option name=",
+        ),
+    ],
+)
+def test_class_names_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, {"a": CROSS}, "instances") / "data.yaml"
     path.write_text(text)
     with pytest.raises(DataError) as error:
         open_dataset(tmp_path)
-    assert str(error.value).startswith(f"cannot read the class names: {path} (")
+    assert str(error.value).startswith(message.format(path=path, root=tmp_path))
 
 
 def test_real_instances(data: Callable[[str], Path]) -> None:

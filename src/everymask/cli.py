@@ -17,10 +17,12 @@ from .errors import EverymaskError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .datasets import DataFolder, Dataset
     from .result import Result
 
 Images = Annotated[tyro.conf.Positional[list[Path]], tyro.conf.arg(metavar="IMAGE...")]
 Data = Annotated[tyro.conf.Positional[list[Path]], tyro.conf.arg(metavar="DATA...")]
+Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
 Pair = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[IMAGE MASK]")]
 Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
@@ -122,6 +124,8 @@ def train(
     weights: str | None = None,
     set: Repeated = (),
     format: str | None = None,
+    option: Repeated = (),
+    quarantine: Path | None = None,
     seed: int = 0,
     allow_change: bool = False,
 ) -> None:
@@ -135,19 +139,26 @@ def train(
         weights: bundled name or checkpoint folder to start from (fine-tuning); random weights if not given.
         set: a training setting as key=value, repeatable.
         format: data format, found by looking if not given.
+        option: of the data's reader as key=value, repeatable; see docs/data.md.
+        quarantine: list of samples to leave out, as `everymask check --quarantine` writes it.
         seed: of weights, order and augmentation.
         allow_change: resume although the settings differ from those the run was started with.
     """
     import torch
 
     from .checkpoint import transfer
-    from .datasets import open_datasets, open_where_split
+    from .datasets import join_split, leave_out
+    from .datasets.quarantine import left_out
     from .models import create_model, model_module
     from .train import train as run
 
     config = model_module(model).RECIPE.with_settings([f"seed={seed}", *set])
-    dataset = open_datasets(data, "train", format)
-    val = open_where_split(data, "val", format)
+    folders = _folders(data, format, option)
+    if quarantine:
+        folders = leave_out(folders, quarantine)
+    dataset, val = _opened(folders, "train"), join_split(folders, "val")
+    if quarantine:
+        print(f"{quarantine}: {left_out(dataset)} training images and {left_out(val)} for validation left out")
     print(f"{len(dataset)} training images, {len(val) if val else 0} for validation; {', '.join(dataset.labels.names)}")
     torch.manual_seed(config.seed)
     created = create_model(model, preset, classes=dataset.labels)
@@ -164,6 +175,7 @@ def evaluate(
     /,
     split: str | None = None,
     format: str | None = None,
+    option: Repeated = (),
     side: int | None = None,
     json: Path | None = None,
 ) -> None:
@@ -174,18 +186,24 @@ def evaluate(
         data: data folders.
         split: train, val or test; the first of test, val, all that exists if not given.
         format: data format, found by looking if not given.
+        option: of the data's reader as key=value, repeatable; see docs/data.md.
         side: input size in pixels instead of the model's own.
         json: also write everything to this file, with a row for every image.
     """
     from .checkpoint import load
-    from .datasets import open_datasets, open_where_split
+    from .evaluate import describe_mapping
     from .evaluate import evaluate as run
     from .files import write_json
     from .tables import print_scores
 
+    folders = _folders(data, format, option)
     wanted = [split] if split else ["test", "val"]
-    dataset = next(filter(None, (open_where_split(data, name, format) for name in wanted)), None)
-    scores = run(load(model), dataset or open_datasets(data, split or "", format), side=side)
+    chosen = next((name for name in wanted if any(name in folder.splits for folder in folders)), split or "")
+    dataset = _opened([folder for folder in folders if chosen in folder.splits] or folders, chosen)
+    loaded = load(model)
+    if mapping := describe_mapping(loaded.labels, dataset.labels):
+        print(mapping)
+    scores = run(loaded, dataset, side=side)
     # The file first: whoever reads the table may stop reading.
     if json:
         write_json(json, scores)
@@ -230,6 +248,7 @@ def pack(
     dtype: str = "uint8",
     split: str = "",
     format: str | None = None,
+    option: Repeated = (),
 ) -> None:
     """Write a data set as memory-mapped files for fast training.
 
@@ -242,15 +261,137 @@ def pack(
         dtype: uint8, or fp16 as the original hybrid stored them.
         split: train, val or test.
         format: data format, found by looking if not given.
+        option: of the data's reader as key=value, repeatable; see docs/data.md.
     """
-    from .datasets import open_datasets
     from .datasets.pack import pack as run
     from .tables import progress_bar
 
-    dataset = open_datasets(data, split, format)
+    dataset = _opened(_folders(data, format, option), split)
     with progress_bar("packing", len(dataset)) as advance:
         packed = run(dataset, out, side=size, dtype=dtype, progress=lambda done, total: advance(done))
     print(f"{out}: {len(packed)} images")
+
+
+def prompts(
+    data: Data,
+    /,
+    out: Path,
+    kind: Repeated = (),
+    count: int = 3,
+    by: str = "segment",
+    jitter: bool = False,
+    least_area: int = 1,
+    split: str = "",
+    seed: int = 0,
+    format: str | None = None,
+    option: Repeated = (),
+) -> None:
+    """Write the explicit prompts of a data set, one line a sample, and a contact sheet of them.
+
+    The same command gives the same file, so that two of them can be compared.
+
+    Args:
+        data: data folders, joined by class name.
+        out: file to write, ending in .json; the contact sheet comes beside it as PNG.
+        kind: box, center, uniform, boundary or negative, repeatable; box and center if not given.
+        count: points of each of the kinds uniform, boundary and negative.
+        by: what an object is: segment, class or component.
+        jitter: move the corners of boxes at random, as SAM 2 is trained.
+        least_area: objects of fewer pixels get no prompts.
+        split: train, val or test.
+        seed: of the random draws.
+        format: data format, found by looking if not given.
+        option: of the data's reader as key=value, repeatable; see docs/data.md.
+    """
+    from .prompt_files import save_prompts
+    from .prompts import PromptSettings
+    from .tables import progress_bar
+
+    settings = PromptSettings(kind or ("box", "center"), count, by, jitter, least_area)
+    dataset = _opened(_folders(data, format, option), split)
+    with progress_bar("drawing", len(dataset)) as advance:
+        objects, points = save_prompts(dataset, len(dataset), out, settings, seed=seed, progress=advance)
+    print(f"{out}: {points} points for {objects} objects in {len(dataset)} images; see {out.with_suffix('.png')}")
+
+
+def check(
+    data: Folder,
+    /,
+    out: Path | None = None,
+    json: Path | None = None,
+    html: Path | None = None,
+    quarantine: Path | None = None,
+    format: str | None = None,
+    option: Repeated = (),
+    workers: int | None = None,
+) -> None:
+    """Data doctor: read every image and mask and say in words what is wrong. Changes nothing.
+
+    Exit code 1 on any fault. With OUT (or a file to write), the same command again goes on where it stopped and reads
+    only what has changed.
+
+    Args:
+        data: data folder.
+        out: folder for index.html, report.json and what is kept for the next time.
+        json: write the report to this file.
+        html: write the report with pictures to this page.
+        quarantine: write the list of samples at fault, for `everymask train --quarantine`.
+        format: data format, found by looking if not given.
+        option: of the data's reader as key=value, repeatable; see docs/data.md.
+        workers: processes that read; all cores if not given.
+    """
+    from .datasets.check import check as run
+    from .datasets.check import survey
+    from .datasets.quarantine import write_quarantine
+    from .doctor_page import report_html
+    from .doctor_text import print_report
+    from .files import write_json, write_text
+    from .tables import progress_bar
+
+    (folder,) = _folders([data], format, option)
+    pages = [path for path in (html, out and out / "index.html") if path]
+    tables = [path for path in (json, out and out / "report.json") if path]
+    keep = next((path.with_suffix(".facts") for path in (*pages[::-1], *tables)), None)
+    _check_outside([*pages, *tables, *filter(None, [quarantine])], data)
+    found = survey(folder)
+    with progress_bar("checking", len(found)) as advance:
+        report = run(found, keep=keep, workers=workers, progress=advance)
+    for path in tables:
+        write_json(path, report.to_json())
+    for path in pages:
+        write_text(path, report_html(report))
+    if quarantine:
+        write_quarantine(quarantine, data, report.quarantine())
+    print_report(report)
+    if report.faults:
+        sys.exit(1)
+
+
+def _check_outside(paths: list[Path], data: Path) -> None:
+    """The doctor changes nothing in a data folder, and what it writes there might be taken for data."""
+    inside = next((path for path in paths if path.resolve().is_relative_to(data.resolve())), None)
+    if inside:
+        raise UsageError("the report would lie in the data folder", where=inside, fix="Give a place outside of it.")
+
+
+def _folders(data: list[Path], format: str | None, option: tuple[str, ...]) -> list[DataFolder]:
+    """How each data folder is read."""
+    from .datasets import find_folders
+
+    options = dict(text.partition("=")[::2] for text in option)
+    if odd := next((text for text in option if "=" not in text), None):
+        raise UsageError("an option is key=value", where=f"--option {odd}")
+    return find_folders(data, format, options)
+
+
+def _opened(folders: list[DataFolder], split: str) -> Dataset:
+    """One data set of all folders. Says of each what it was taken for, and why."""
+    from .datasets import join
+
+    parts = [folder.open(split) for folder in folders]
+    for folder, part in zip(folders, parts, strict=True):
+        print(f"{folder.root}: {folder.format} ({folder.why}), {len(part)} images")
+    return join(parts)
 
 
 def _results(
@@ -289,7 +430,9 @@ VERBS: dict[str, Any] = {
     "train": train,
     "evaluate": evaluate,
     "overfit": overfit,
+    "check": check,
     "pack": pack,
+    "prompts": prompts,
 }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from .datasets import Dataset
 from .datasets.base import with_labels
+from .datasets.classes import class_in
 from .errors import DataError, UsageError
 from .labels import LabelMap
 from .metrics import BoundaryF, MattingErrors, SemanticIoU
@@ -43,14 +44,44 @@ def evaluate(
     return score.compute()
 
 
-def check_classes(known: LabelMap, wanted: LabelMap, where: str) -> None:
-    """Raise `DataError` unless each class of the data is one of the model's, by name or synonym."""
-    names = {name for label in known for name in (label.name, *label.synonyms)}
-    missing = [name for name in wanted.names if name not in names]
+def check_classes(known: LabelMap, wanted: LabelMap, where: str) -> list[int]:
+    """The model's class index of each class of the data, found by a name or synonym of either.
+
+    Raises:
+        DataError: the data set has a class that the model does not have.
+    """
+    found = {label.name: class_in(known, label) for label in wanted}
+    missing = [name for name, index in found.items() if index is None]
     if missing:
         why = f"the model has {', '.join(known.names)}; the data also have {', '.join(missing)}"
-        fix = "Take a model that has them, train one on these data, or leave these classes out of classes.json."
+        fix = (
+            "Take a model that has them, train one on these data, give the model's names as synonyms in classes.json, "
+            "or leave these classes out of it."
+        )
         raise DataError("model and data have different classes", where=where, why=why, fix=fix)
+    return [index for index in found.values() if index is not None]
+
+
+def describe_mapping(known: LabelMap, wanted: LabelMap) -> str:
+    """One line on how classes of the data become those of the model; empty where both have the same.
+
+    Raises:
+        DataError: the data set has a class that the model does not have.
+    """
+    own = [known[index].name for index in check_classes(known, wanted, "evaluation data")]
+    if known.names == wanted.names:
+        return ""
+    pairs = list(zip(wanted.names, own, strict=True))
+    parts = {
+        "by name": [name for name, other in pairs if name == other],
+        "by synonym": [f"{name} as {other}" for name, other in pairs if name != other],
+        "not in the data": [name for name in known.names if name not in own],
+    }
+    return "classes " + "; ".join(f"{how}: {_some(names)}" for how, names in parts.items() if names)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def check_monitor(name: str, labels: LabelMap) -> None:

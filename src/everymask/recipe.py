@@ -27,6 +27,10 @@ class TrainConfig:
         clip: largest gradient norm, 0 for none.
         ema: decay of the averaged weights that are validated and shipped, 0 for none.
         flip: probability of a horizontal flip.
+        flip_vertical: probability of a vertical flip.
+        rotate90: probability of one to three quarter turns.
+        angle: largest turn besides, to either side, in degrees.
+        category_limit: a view of which one class has more than this share is drawn anew, up to 10 times; 1 is off.
         scale: smallest and largest size of the photo relative to a fitted canvas.
         color: strength 0..1 of brightness, contrast, saturation and grey jitter.
         seed: with step and sample number it decides every random draw.
@@ -55,6 +59,10 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.999
     flip: float = 0.5
+    flip_vertical: float = 0.0
+    rotate90: float = 0.0
+    angle: float = 0.0
+    category_limit: float = 1.0
     scale: tuple[float, float] = (0.6, 1.6)
     color: float = 0.4
     seed: int = 0
@@ -85,9 +93,20 @@ class TrainConfig:
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError("a setting is out of range", where=name, why=f"{getattr(self, name)} is below 0")
-        for name in ("flip", "color", "grow_until", "final_lr", "ema"):
+        for name in (
+            "flip",
+            "flip_vertical",
+            "rotate90",
+            "category_limit",
+            "color",
+            "grow_until",
+            "final_lr",
+            "ema",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError("a setting is out of range", where=name, why=f"{getattr(self, name)} is not in 0..1")
+        if not 0 <= self.angle <= 180:
+            raise UsageError("a setting is out of range", where="angle", why=f"{self.angle} is not in 0..180 degrees")
         if self.start_side % 32:
             raise UsageError("a setting is out of range", where="start_side", why=f"{self.start_side} is not n x 32")
         if not 0 < self.scale[0] <= self.scale[1]:

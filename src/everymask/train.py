@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from .augment import jitter_color
 from .checkpoint import find_training, load_training, model_json, replace_folder, save, save_model_files, save_training
 from .datasets import Dataset, Subset
 from .datasets.loader import training_batches
@@ -27,7 +28,6 @@ from .model import SegmentationModel
 from .models import model_module, model_name
 from .recipe import TrainConfig
 from .report import Report
-from .transforms import jitter_color
 from .types import Batch
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")

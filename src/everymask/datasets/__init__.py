@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..errors import DataError
-from .base import Concat, Dataset, Subset
+from ..errors import DataError, UsageError
+from .base import Concat, Dataset, Subset, leaving_out
+from .quarantine import Quarantine, read_quarantine
 
-FORMATS = ("pack", "p3m", "pets", "instances", "supervisely", "folder")
+FORMATS = (
+    *("pack", "coco_panoptic", "coco_stuff", "coco_instances"),
+    *("huggingface", "p3m", "pets", "bcss", "penn_fudan", "voc", "camvid"),
+    *("instances", "supervisely", "folder", "yolo", "labelme"),
+)
 """Reader files in the order in which they are asked whether a folder is theirs: the most particular first."""
 
-__all__ = ["FORMATS", "Concat", "Dataset", "Subset", "find_format", "open_dataset", "open_datasets", "open_where_split"]
+__all__ = [
+    "FORMATS",
+    "Concat",
+    "DataFolder",
+    "Dataset",
+    "Subset",
+    "find_folders",
+    "find_format",
+    "join",
+    "join_split",
+    "leave_out",
+    "open_dataset",
+    "open_datasets",
+    "open_where_split",
+]
 
 
 def reader(format: str) -> ModuleType:
@@ -44,40 +66,134 @@ def find_format(root: Path) -> tuple[str, str]:
     raise DataError("the layout of a data folder is not known", where=root, why=f"it holds: {held}", fix=fix)
 
 
-def open_dataset(root: str | Path, split: str = "", format: str | None = None) -> Dataset:
+@dataclass(frozen=True)
+class DataFolder:
+    """A data folder and how it is read.
+
+    Attributes:
+        format: a name of `FORMATS`.
+        why: what shows that it is of this format.
+        options: of its reader.
+        quarantine: samples and files to leave out.
+    """
+
+    root: Path
+    format: str
+    why: str
+    options: Mapping[str, Any]
+    quarantine: Quarantine = field(default_factory=Quarantine)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that there are; none where it is not divided."""
+        known: tuple[str, ...] = reader(self.format).splits(self.root)
+        return known
+
+    def open(self, split: str = "") -> Dataset:
+        """The data set, or one split of it; see `open_dataset`."""
+        if split == "train" and not self.splits:
+            split = ""
+        if split and split not in self.splits:
+            why = f"asked for {split}, there are: {', '.join(self.splits) or 'none'}"
+            raise DataError("no such split", where=self.root, why=why)
+        with leaving_out(self.quarantine.orphans):
+            dataset: Dataset = reader(self.format).open_split(self.root, split, **self.options)
+        dataset = self.quarantine.without(dataset)
+        if len(dataset) == 0:
+            raise DataError("a data set is empty", where=self.root, why=f"format {self.format}, split {split or 'all'}")
+        return dataset
+
+
+def find_folders(
+    roots: Iterable[str | Path], format: str | None = None, options: Mapping[str, Any] | None = None
+) -> list[DataFolder]:
+    """How each of several folders is read.
+
+    Args:
+        format: a name of `FORMATS`; None looks.
+        options: for the readers; each goes to those that have it.
+
+    Raises:
+        DataError: no such folder or layout.
+        UsageError: an option that none of the readers has, or another value than it takes.
+    """
+    found = [(Path(root), *_format_of(Path(root), format)) for root in roots]
+    known = {name: reader_options(name) for _, name, _ in found}
+    for option, value in (options or {}).items():
+        _check_option(option, value, known)
+    given = options or {}
+    return [DataFolder(p, name, why, {k: v for k, v in given.items() if k in known[name]}) for p, name, why in found]
+
+
+def leave_out(folders: Iterable[DataFolder], quarantine: Path) -> list[DataFolder]:
+    """The same folders without the samples of a quarantine list.
+
+    Raises:
+        DataError: the file is no such list, or is of none of the folders.
+    """
+    given = list(folders)
+    lists = read_quarantine(quarantine, [folder.root for folder in given])
+    return [replace(folder, quarantine=lists.get(folder.root, folder.quarantine)) for folder in given]
+
+
+def _format_of(root: Path, format: str | None) -> tuple[str, str]:
+    if format is None or not root.is_dir():
+        return find_format(root)
+    reader(format)
+    return format, "as told"
+
+
+def reader_options(format: str) -> dict[str, Any]:
+    """The options of a reader with their types: the keyword-only parameters of its ``open_split``."""
+    open_split = reader(format).open_split
+    types = get_type_hints(open_split)
+    parameters = inspect.signature(open_split).parameters.values()
+    return {p.name: types[p.name] for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _check_option(option: str, value: Any, known: Mapping[str, Mapping[str, Any]]) -> None:
+    types = [options[option] for options in known.values() if option in options]
+    if not types:
+        why = "; ".join(f"format {name} has: {', '.join(options) or 'none'}" for name, options in known.items())
+        raise UsageError("unknown reader option", where=f"{option}={value}", why=why)
+    for kind in types:
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            why = f"{option} is one of {', '.join(get_args(kind))}"
+            raise UsageError("a reader option has an unknown value", where=f"{option}={value}", why=why)
+
+
+def open_dataset(root: str | Path, split: str = "", format: str | None = None, **options: Any) -> Dataset:
     """The data set in folder `root`.
 
     Args:
         split: "train", "val", "test"; "" takes all, or "train" where splits are folders. A data set without splits
             is all train.
         format: a name of `FORMATS`; None looks.
+        options: of the reader: the keyword-only parameters of its ``open_split``.
 
     Raises:
         DataError: no such folder, layout or split, or no image in it.
+        UsageError: an option that the reader does not have.
     """
-    path = Path(root)
-    name = format or find_format(path)[0]
-    known: tuple[str, ...] = reader(name).splits(path)
-    if split == "train" and not known:
-        split = ""
-    if split and split not in known:
-        raise DataError("no such split", where=path, why=f"asked for {split}, there are: {', '.join(known) or 'none'}")
-    dataset: Dataset = reader(name).open_split(path, split)
-    if len(dataset) == 0:
-        raise DataError("a data set is empty", where=path, why=f"format {name}, split {split or 'all'}")
-    return dataset
+    return find_folders([root], format, options)[0].open(split)
 
 
-def open_datasets(roots: Iterable[str | Path], split: str = "", format: str | None = None) -> Dataset:
+def open_datasets(roots: Iterable[str | Path], split: str = "", format: str | None = None, **options: Any) -> Dataset:
     """One data set of several folders, joined by class name."""
-    return join([open_dataset(root, split, format) for root in roots])
+    return join([folder.open(split) for folder in find_folders(roots, format, options)])
 
 
-def open_where_split(roots: Iterable[str | Path], split: str, format: str | None = None) -> Dataset | None:
+def open_where_split(
+    roots: Iterable[str | Path], split: str, format: str | None = None, **options: Any
+) -> Dataset | None:
     """The split of those folders that have it, joined; None where none has."""
-    paths = [Path(root) for root in roots]
-    having = [path for path in paths if split in reader(format or find_format(path)[0]).splits(path)]
-    return join([open_dataset(path, split, format) for path in having]) if having else None
+    return join_split(find_folders(roots, format, options), split)
+
+
+def join_split(folders: Iterable[DataFolder], split: str) -> Dataset | None:
+    """The split of those folders that have it, joined; None where none has."""
+    parts = [folder.open(split) for folder in folders if split in folder.splits]
+    return join(parts) if parts else None
 
 
 def join(parts: Sequence[Dataset]) -> Dataset:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from ..errors import DataError
 from ..image import read_image, read_mask
 from ..labels import LabelMap, unknown_values
 from ..types import VOID, Sample, Segments
+from .classes import ClassTable, class_in
 
 
 class Dataset(ABC):
@@ -72,6 +75,13 @@ class PairDataset(Dataset):
     def segments(self, mask: np.ndarray, path: Path) -> Segments:
         """Truth from raw label values [H, W] or [H, W, 3]."""
 
+    def mask_table(self, mask: np.ndarray, path: Path) -> ClassTable | None:
+        """What the raw values of a mask mean; None where they are no classes but object numbers or a matte.
+
+        The data doctor asks. A reader whose table is not the same for all masks answers for this one.
+        """
+        return ClassTable(self.labels) if self.labels.pixel_classes() else None
+
 
 def check_same_size(image: np.ndarray, mask: np.ndarray, image_path: Path, mask_path: Path) -> None:
     """Raise `DataError` unless image and mask have the same height and width."""
@@ -96,6 +106,19 @@ Sides = tuple[dict[str, Path], dict[str, Path]]
 ``sides(root, split)`` gives, so that the data doctor can look at orphans that a reader refuses."""
 
 
+_left_out: ContextVar[frozenset[Path]] = ContextVar("left_out", default=frozenset())
+
+
+@contextmanager
+def leaving_out(orphans: Collection[Path]) -> Iterator[None]:
+    """Readers that are opened inside pass over these files without a partner: somebody knows of them already."""
+    token = _left_out.set(_left_out.get().union(orphans))
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
 def pair(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[tuple[Path, Path]]:
     """Pairs of equal key, in the images' order.
 
@@ -103,13 +126,14 @@ def pair(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[tuple[Pa
         DataError: orphans on either side; each is named.
     """
     lonely = [images[key] for key in images if key not in masks] + [masks[key] for key in masks if key not in images]
+    lonely = [path for path in lonely if path not in _left_out.get()]
     if lonely:
         listed = ", ".join(f"{p.parent.name}/{p.name}" for p in lonely)
         fix = "Add the missing partner or move the orphan away."
         raise DataError(
             "files without a partner", where=lonely[0].parent.parent, why=f"{len(lonely)}: {listed}", fix=fix
         )
-    return [(image, masks[key]) for key, image in images.items()]
+    return [(image, masks[key]) for key, image in images.items() if key in masks]
 
 
 def by_stem(paths: Sequence[Path], suffix: str = "") -> dict[str, Path]:
@@ -195,8 +219,9 @@ def join_labels(tables: Sequence[LabelMap]) -> LabelMap:
 
 
 def with_labels(segments: Segments, old: LabelMap, new: LabelMap) -> Segments:
-    """The same segments in another class table, mapped by name (or synonym)."""
+    """The same segments in another class table, mapped by name, or by a synonym that either table has."""
     if old == new:
         return segments
-    lookup = torch.tensor([new.index(name) for name in old.names])
+    found = [class_in(new, label) for label in old]
+    lookup = torch.tensor([new.index(label.name) if k is None else k for k, label in zip(found, old, strict=True)])
     return replace(segments, classes=lookup[segments.classes], labels=new)

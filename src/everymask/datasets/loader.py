@@ -5,6 +5,7 @@ So a run can stop and go on anywhere, with any number of loader processes, and s
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,14 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
+from ..augment import random_geometry
 from ..errors import EverymaskError
 from ..labels import LabelMap
 from ..recipe import TrainConfig
-from ..transforms import Geometry, collate, random_geometry
-from ..types import Batch, Sample
+from ..transforms import Geometry, collate
+from ..types import Batch, Sample, Segments
 from .base import Dataset, with_labels
 
 Draw = tuple[int, int, int]
@@ -45,8 +48,20 @@ class Draws(TorchDataset[Any]):
         sample = self.dataset[index]
         sample = replace(sample, segments=with_labels(sample.segments, self.dataset.labels, self.labels))
         rng = np.random.default_rng((self.config.seed, epoch, index))
-        size = sample.image.shape[0], sample.image.shape[1]
-        return sample, random_geometry(size, side, rng, scale=self.config.scale, flip=self.config.flip)
+        size, config = (sample.image.shape[0], sample.image.shape[1]), self.config
+        geometry = random_geometry(
+            size,
+            side,
+            rng,
+            scale=config.scale,
+            flip=config.flip,
+            flip_vertical=config.flip_vertical,
+            rotate90=config.rotate90,
+            angle=config.angle,
+            category_limit=config.category_limit,
+            segments=sample.segments,
+        )
+        return sample, geometry
 
 
 class Batches(Sampler[list[Draw]]):
@@ -88,13 +103,26 @@ class Collate:
                 return view
             pairs.append(view)
         samples, geometries = zip(*pairs, strict=True)
+        batch = collate(samples, geometries, empty=_shared if get_worker_info() else torch.empty)
         if self.semantic:
-            samples = tuple(_merged(sample) for sample in samples)
-        return collate(samples, geometries)
+            batch = replace(batch, segments=tuple(map(_merged, batch.truth())))
+        return batch
 
 
-def _merged(sample: Sample) -> Sample:
-    return Sample(sample.image, sample.segments.merged_by_class(), sample.name)
+def _merged(segments: Segments) -> Segments:
+    """One segment a class. As a rule semantic truth is that already, and its pixels need not be gone through."""
+    ordered = segments.id_map.ndim == 2 and bool((segments.classes.diff() > 0).all())
+    if not ordered or segments.labels is None or bool(segments.is_crowd.any()):
+        return segments.merged_by_class()
+    things = torch.tensor([segments.labels[k].is_thing for k in segments.classes.tolist()], dtype=torch.bool)
+    return replace(segments, is_thing=things, scores=None)
+
+
+def _shared(size: tuple[int, ...], *, dtype: torch.dtype) -> Tensor:
+    """Memory that another process can map: a batch that is written there need not be copied on its way out."""
+    count = math.prod(size)
+    storage = torch.UntypedStorage._new_shared(count * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, (count,), (1,)).view(size)
 
 
 def training_batches(

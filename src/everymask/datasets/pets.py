@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -18,8 +19,10 @@ from ..image import list_images
 from ..labels import LabelMap
 from ..types import VOID, Segments
 from .base import PairDataset, Sides, by_stem, pair, semantic_segments
+from .classes import ClassTable
 
 PET, BACKGROUND, BORDER = 1, 2, 3
+Border = Literal["void", "foreground"]
 LABELS = LabelMap.from_names(["cat", "dog"])
 
 
@@ -55,19 +58,26 @@ class Pets(PairDataset):
     """Cats and dogs; the species is in the file name (cat breeds are capitalised).
 
     Args:
-        border: what trimap value 3 is: "void" (default) or "foreground".
+        border: what trimap value 3 is.
     """
 
-    def __init__(self, root: Path, split: str = "", border: str = "void") -> None:
+    def __init__(self, root: Path, split: str = "", border: Border = "void") -> None:
         super().__init__(root, split, LABELS, pair(*sides(root, split)))
         self.border = border
 
     def segments(self, mask: np.ndarray, path: Path) -> Segments:
-        species = "cat" if path.stem[0].isupper() else "dog"
-        classes = trimap_table(species).classes_of(mask, path)
+        classes = trimap_table(species_of(path)).classes_of(mask, path)
         if self.border == "foreground":
-            classes[classes == VOID] = LABELS.index(species)
+            classes[classes == VOID] = LABELS.index(species_of(path))
         return semantic_segments(classes, LABELS)
+
+    def mask_table(self, mask: np.ndarray, path: Path) -> ClassTable:
+        return ClassTable(trimap_table(species_of(path)))
+
+
+def species_of(path: Path) -> str:
+    """The species in a photo; names of cat breeds are capitalised."""
+    return "cat" if path.stem[0].isupper() else "dog"
 
 
 def trimap_table(species: str) -> LabelMap:
@@ -85,6 +95,10 @@ def assigned_splits(stems: Sequence[str]) -> list[str]:
     return [part[stem] for stem in stems]
 
 
-def open_split(root: Path, split: str) -> Pets:
-    """The reader of this format."""
-    return Pets(root, split)
+def open_split(root: Path, split: str, *, border: Border = "void") -> Pets:
+    """The reader of this format.
+
+    Args:
+        border: what trimap value 3 is.
+    """
+    return Pets(root, split, border)

@@ -66,7 +66,7 @@ PRESETS = {
     "base": Config(),
     "original": Config(mask_dim=384, compat="original"),
     "small": Config(
-        image_side=448,
+        image_side=512,
         widths=(16, 32, 64, 128, 256),
         blocks=(2, 4, 8, 4),
         stem_stride=2,
