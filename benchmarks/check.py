@@ -24,8 +24,7 @@ from everymask.datasets import find_folders
 from everymask.datasets.camvid import COLORS, UNLABELLED
 from everymask.datasets.check import check, survey
 
-from .measure import MIB, Row
-from .measure import _peak as peak
+from .measure import MIB, Row, peak
 
 DATA = Path("../shared/data")
 LEAST_SPEED = 60

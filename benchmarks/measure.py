@@ -108,12 +108,12 @@ def _growth(prepare: Callable[[Sizes], Step], small: Sizes, full: Sizes) -> floa
     # growth is counted from the earlier peak, for both sides alike.
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    before = _peak()
+    before = peak()
     step()
-    return (_peak() - before) / MIB
+    return (peak() - before) / MIB
 
 
-def _peak() -> int:
+def peak() -> int:
     """Most bytes that this process ever had in memory.
 
     Linux hands the peak of `getrusage` down from the process that started this one, where it hides all that is smaller.

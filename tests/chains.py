@@ -156,9 +156,11 @@ def _step(draw: st.DrawFn, size: Size, straight: bool) -> Step:
 
 
 @st.composite
-def chains(draw: st.DrawFn, straight: bool = False, longest: int = 6) -> tuple[Size, list[Step]]:
+def chains(
+    draw: st.DrawFn, straight: bool = False, longest: int = 6, source: Size | None = None
+) -> tuple[Size, list[Step]]:
     """A photo's size and a chain; `straight` ones only rearrange pixels."""
-    source = draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
+    source = source or draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
     chain: list[Step] = []
     for _ in range(draw(st.integers(0, longest))):
         chain.append(_step(draw, linked(source, chain).letterbox.canvas, straight))

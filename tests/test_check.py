@@ -22,6 +22,7 @@ from PIL import Image
 from rich.console import Console
 from scipy import ndimage
 
+from benchmarks import check as benchmark
 from everymask.cli import main
 from everymask.datasets import find_folders, leave_out
 from everymask.datasets.base import Subset
@@ -48,6 +49,8 @@ from everymask.errors import DataError, EverymaskError, WriteError
 from everymask.image import read_image, write_jpeg, write_png
 from everymask.labels import Label, LabelMap
 from tests import doctor_sets
+from tests.conftest import REPOSITORY
+from tests.mutate import json_mutations
 from tests.scenes import scene, write_dataset
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -726,6 +729,30 @@ def test_masks_of_one_row_or_pixel_are_looked_at(tmp_path: Path) -> None:
         assert facts.size == shape
 
 
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (doctor_sets.write_panoptic, "annotations/panoptic_train2017.json"),
+        (doctor_sets.write_coco, "annotations/instances_train.json"),
+        (doctor_sets.write_labelme, "photo0.json"),
+    ],
+)
+def test_no_annotation_file_makes_the_doctor_stumble(write: Any, name: str, tmp_path: Path) -> None:
+    write(tmp_path, doctor_sets.street_pairs(None))
+    path = tmp_path / name
+    data = json.loads(path.read_text())
+    for key in ("images", "annotations"):
+        del data.get(key, [])[2:]
+    (folder,) = find_folders([tmp_path])
+    faults = 0
+    for content in json_mutations(data, seed=3, count=20):
+        path.write_bytes(content)
+        report = check(survey(folder), workers=0)
+        faults += bool(report.faults)
+        json.dumps(report.to_json())
+    assert faults > 10
+
+
 # --- real data -------------------------------------------------------------------------------------------------------
 
 REAL = {
@@ -775,9 +802,21 @@ def test_the_doctor_names_both_colour_lists_of_the_aerial_images(data: Callable[
         assert text in finding.summary.splitlines()[1]
 
 
-def test_every_kind_has_its_words() -> None:
+def test_every_kind_has_its_words_and_its_line_in_the_documentation() -> None:
+    page = (REPOSITORY / "docs" / "check.md").read_text()
     for name, kind in KINDS.items():
         assert re.fullmatch("[a-z]+(-[a-z]+)*", name)
-        assert kind.title[0].islower() or kind.title.startswith("EXIF")
         assert kind.hurts.endswith(".")
         assert kind.mend.endswith(".")
+        assert f"| `{name}` | {kind.severity.name.lower()} | {kind.title} | {kind.mend} |" in page
+    assert len(re.findall(r"^\| `", page, re.M)) == len(KINDS)
+
+
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    for folder in ("train", "val", "test"):
+        write_jpeg(tmp_path / "camvid" / folder / "a.jpg", scene().image)
+        write_png(tmp_path / "camvid" / f"{folder}annot" / "a.png", np.full((64, 96), 3, np.uint8))
+    run = benchmark._run(benchmark.linked(tmp_path / "camvid", tmp_path / "linked", 4), workers=0)
+    assert run.pairs == 12
+    assert run.memory > 0
+    assert benchmark.rows(tmp_path / "nowhere") == []

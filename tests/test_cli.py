@@ -282,7 +282,8 @@ def test_overfit_learns_or_says_that_it_did_not(everymask: Command, tmp_path: Pa
 
 def test_pack_then_train_on_it(everymask: Command, root: Path, tmp_path: Path) -> None:
     packed = everymask("pack", root, "--out", tmp_path / "pack", "--size", 64)
-    assert (packed.code, packed.out) == (0, f"{tmp_path / 'pack'}: 4 images\n")
+    found = f"{root}: folder (train, val with images/ and masks/), 4 images"
+    assert (packed.code, packed.out) == (0, f"{found}\n{tmp_path / 'pack'}: 4 images\n")
     assert everymask("train", "hybrid", tmp_path / "pack", "--out", tmp_path / "run", *QUICK).code == 0
 
 
@@ -449,7 +450,7 @@ BAD_DATA: dict[Callable[[Path], None], str] = {
     cut_image: "Cannot read image: {data}/train/images/scene2.png (truncated or damaged",
     no_images_at_all: "Cannot list images: {data}/train/images (no image file in it).",
     nothing_known: "the layout of a data folder is not known: {data} (it holds: notes.txt). Expected images/",
-    bad_table: "cannot read the class table: {data}/classes.json (Expecting property name",
+    bad_table: "cannot read a file as JSON: {data}/classes.json (Expecting property name",
 }
 
 

@@ -562,6 +562,8 @@ def test_class_names_of_rows(saved: Callable[..., Path]) -> None:
     assert labels_of(open_dataset(root, names="kind")[0]) == ["a", "b", "c"]
     (root / "id2label.json").write_text('{"0": "x", "1": "y", "2": "z"}')
     assert labels_of(open_dataset(root)[0]) == ["x", "y", "z"]
+    assert labels_of(open_dataset(root, names="kind")[0]) == ["a", "b", "c"]
+    assert labels_of(open_dataset(root, names="kind", classes=root / "id2label.json")[0]) == ["x", "y", "z"]
     write_table(root, {"classes": [{"name": "thing", "value": 1}], "background": [0], "void": [2]})
     assert ids_of(open_dataset(root)[0]) == [[0, 1, 0], [-1, 1, 0]]
 

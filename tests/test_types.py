@@ -403,6 +403,11 @@ def test_colours_are_pixels_too() -> None:
     assert TABLE.classes_of(colors, "a.png").tolist() == [[1, 0]]
 
 
+def test_a_negative_pixel_is_unknown_and_no_index_from_the_end() -> None:
+    with pytest.raises(DataError, match=r"^unknown value in a mask: a\.tif \(found -1"):
+        TABLE.classes_of(np.array([[-1, 0, 16]], np.int32), "a.tif")
+
+
 @pytest.mark.parametrize("pixels", [np.array([[0, 7]], np.uint8), np.array([[7, 90000]]), np.array([[7, 99999]])])
 def test_an_unknown_pixel_is_named(pixels: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"^unknown value in a mask: a\.png \(found 7.*knows 0, 16, 255, 90000\)"):

@@ -286,9 +286,9 @@ def prompts(
     format: str | None = None,
     option: Repeated = (),
 ) -> None:
-    """Write the explicit prompts of a data set, one line a sample, and a contact sheet of them.
+    """Write the explicit prompts of a data set, and a contact sheet of them.
 
-    The same command gives the same file, so that two of them can be compared.
+    One line a sample. The same command gives the same file.
 
     Args:
         data: data folders, joined by class name.
@@ -325,10 +325,11 @@ def check(
     option: Repeated = (),
     workers: int | None = None,
 ) -> None:
-    """Data doctor: read every image and mask and say in words what is wrong. Changes nothing.
+    """Data doctor: say in words what is wrong with images and masks.
 
-    Exit code 1 on any fault. With OUT (or a file to write), the same command again goes on where it stopped and reads
-    only what has changed.
+    Nothing is changed. Exit code 1 on any fault.
+
+    With OUT or a file to write, the next run reads only what has changed.
 
     Args:
         data: data folder.

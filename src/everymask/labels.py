@@ -158,8 +158,8 @@ def packed(colors: np.ndarray) -> np.ndarray:
 
 def _position_in(known: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Position of each value [H, W] in the sorted `known` [n], -1 where it is not among them."""
-    highest = int(values.max(initial=0))
-    if highest < 1 << 16:  # A table to look up in takes a tenth of the time of a search.
+    lowest, highest = int(values.min(initial=0)), int(values.max(initial=0))
+    if lowest >= 0 and highest < 1 << 16:  # A table to look up in takes a tenth of the time of a search.
         table = np.full(highest + 1, -1, np.int32)
         reachable = known <= highest
         table[known[reachable]] = np.flatnonzero(reachable)

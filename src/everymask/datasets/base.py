@@ -14,7 +14,7 @@ import torch
 
 from ..errors import DataError
 from ..image import read_image, read_mask
-from ..labels import LabelMap, unknown_values
+from ..labels import LabelMap
 from ..types import VOID, Sample, Segments
 from .classes import ClassTable, class_in
 
@@ -89,16 +89,6 @@ def check_same_size(image: np.ndarray, mask: np.ndarray, image_path: Path, mask_
         why = f"{image_path.name} is {image.shape[1]}x{image.shape[0]}, its mask {mask.shape[1]}x{mask.shape[0]}"
         fix = "Export the mask at the image's size; resizing labels here could only guess."
         raise DataError("image and mask differ in size", where=mask_path, why=why, fix=fix)
-
-
-def check_values(mask: np.ndarray, known: Sequence[int], path: Path) -> None:
-    """Raise `DataError` for a label value [H, W] that is not in `known`."""
-    if mask.ndim != 2:
-        fix = "Save labels as a one-channel or palette PNG of class values."
-        raise DataError("expected one label value a pixel", where=path, why="the mask is RGB", fix=fix)
-    unknown = sorted(set(np.unique(mask).tolist()) - set(known))
-    if unknown:
-        raise unknown_values(unknown, known, path)
 
 
 Sides = tuple[dict[str, Path], dict[str, Path]]

@@ -118,20 +118,24 @@ def open_split(
         UsageError: `datasets` is not installed.
         DataError: the folder cannot be read, or a column is not there or not the only one.
     """
-    datasets = _package()
-    folder = chosen(folders(root), split, root)
-    try:
-        rows = datasets.load_from_disk(str(folder))
-    except Exception as error:  # Of JSON, of files and of Arrow.
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise DataError("cannot read a saved data set", where=folder, why=why) from error
+    datasets, folder = _package(), chosen(folders(root), split, root)
+    rows = _load(datasets, folder)
     columns = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
     photo, drawing = only(columns, image, "image", IMAGES, folder), only(columns, mask, "mask", MASKS, folder)
-    table = find_table(root, classes, *TABLES) or labelled(rows.features, names, datasets.ClassLabel, folder)
+    file = None if names and not classes else find_table(root, classes, *TABLES)
+    table = file or labelled(rows.features, names, datasets.ClassLabel, folder)
     rows = rows.select_columns([photo, drawing])
     for column in (photo, drawing):  # Decoded there, masks would go through their palettes.
         rows = rows.cast_column(column, datasets.Image(decode=False))
     return HuggingFace(root, split, rows, photo, drawing, table)
+
+
+def _load(datasets: ModuleType, folder: Path) -> Any:
+    try:
+        return datasets.load_from_disk(str(folder))
+    except Exception as error:  # Of JSON, of files and of Arrow.
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise DataError("cannot read a saved data set", where=folder, why=why) from error
 
 
 def _package() -> ModuleType:

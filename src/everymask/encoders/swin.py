@@ -150,7 +150,7 @@ class Swin(nn.Module):
         self.channels = tuple(width * 2**stage for stage in range(len(depths)))
         self.patches = nn.Conv2d(3, width, kernel_size=4, stride=4)
         self.patch_norm = nn.LayerNorm(width)
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        rates = iter([drop_path * n / max(1, sum(depths) - 1) for n in range(sum(depths))])
         self.stages = nn.ModuleList(
             nn.ModuleList(SwinBlock(dim, n, side, next(rates)) for _ in range(depth))
             for dim, depth, n in zip(self.channels, depths, heads, strict=True)

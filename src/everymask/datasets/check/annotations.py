@@ -12,6 +12,11 @@ Sign = tuple[Kind, str]
 """Something that is wrong, and the particulars in words."""
 
 
+def whole(value: object) -> int | None:
+    """The whole number that an id in a JSON file should be; None for whatever else is there."""
+    return value if type(value) is int else None
+
+
 class Annotations(Protocol):
     """Knows what is wrong with the annotations of single samples."""
 

@@ -6,6 +6,7 @@ Independent of the reader, which stops at the first thing that is wrong.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ...image import read_mask
 from ...labels import packed
 from ..coco_json import read_again, walk
 from . import kinds
-from .annotations import Sign
+from .annotations import Sign, whole
 
 LISTS = ("images", "annotations", "categories")
 
@@ -40,27 +41,27 @@ class PanopticFile:
 
     def __init__(self, path: Path, folder: Path) -> None:
         self.path, self.folder = path, folder
-        self.categories: set[Any] = set()
+        self.categories: set[int | None] = set()
         self.names: list[str] = []
         self._spans = array("q")
         for key, entry, span in walk(path, LISTS):
             if key == "categories":
-                self.categories.add(entry.value.get("id"))
+                self.categories.add(whole(entry.value.get("id")))
             elif key == "annotations" and isinstance(entry.value.get("file_name"), str):
                 self.names.append(entry.value["file_name"])
                 self._spans.extend(span)
-        self._number = {name: n for n, name in enumerate(self.names)}
+        self._position = {name: n for n, name in enumerate(self.names)}
 
     def signs(self, files: tuple[Path, ...], size: tuple[int, int]) -> list[Sign]:
         """What is wrong with the segments of a sample."""
         name = files[1].relative_to(self.folder).as_posix()
         if not files[1].is_file():
             return [(kinds.MISSING_FILE, f"{self.folder.name}/{name}")]
-        number = self._number.get(name)
-        if number is None:
+        position = self._position.get(name)
+        if position is None:
             return []
         try:
-            span = self._spans[2 * number], self._spans[2 * number + 1]
+            span = self._spans[2 * position], self._spans[2 * position + 1]
             (entry,) = read_again(self.path, {"annotations": span})
             rows = entry.value.get("segments_info")
             colors = read_mask(files[1])
@@ -77,13 +78,12 @@ class PanopticFile:
                 yield name, sign
 
 
-def _row_signs(rows: list[dict[str, Any]], categories: set[Any]) -> list[Sign]:
-    ids = [row.get("id") for row in rows]
-    twice = {id for id in ids if ids.count(id) > 1}
-    strange = [f"segment {row.get('id')}: category {row.get('category_id')}" for row in rows
-               if row.get("category_id") not in categories]  # fmt: skip
+def _row_signs(rows: list[dict[str, Any]], categories: set[int | None]) -> list[Sign]:
+    counts = Counter(whole(row.get("id")) for row in rows)
+    classes = [(row.get("id"), whole(row.get("category_id"))) for row in rows]
+    strange = [f"segment {id}: category {category}" for id, category in classes if category not in categories]
     return [
-        *_sign(kinds.DUPLICATE_SEGMENT, [f"segment {id}" for id in sorted(twice, key=repr)]),
+        *_sign(kinds.DUPLICATE_SEGMENT, [f"segment {id}" for id, count in counts.items() if count > 1]),
         *_sign(kinds.UNKNOWN_CATEGORY, strange),
     ]
 
@@ -92,7 +92,7 @@ def _pixel_signs(rows: list[dict[str, Any]], ids: np.ndarray) -> list[Sign]:
     """What differs between the rows of the JSON and the ids [H, W] of the PNG, 0 being void."""
     values, areas, boxes = extents(ids)
     drawn = {int(v): (int(a), tuple(b)) for v, a, b in zip(values, areas, boxes.tolist(), strict=True) if v}
-    listed = {row["id"]: row for row in rows if type(row.get("id")) is int}
+    listed = {row["id"]: row for row in rows if whole(row.get("id")) is not None}
     common = [(row, *drawn[id]) for id, row in listed.items() if id in drawn]
     wrong_areas = [f"segment {row['id']}: {row['area']} in the JSON, {area} pixels"
                    for row, area, _ in common if "area" in row and row["area"] != area]  # fmt: skip

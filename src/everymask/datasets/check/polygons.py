@@ -16,7 +16,7 @@ import numpy as np
 from ...labels import LabelMap
 from ..coco_json import Entry, walk
 from . import kinds
-from .annotations import Sign
+from .annotations import Sign, whole
 from .panoptic import LISTS
 
 TOLERANCE = 0.01
@@ -44,6 +44,10 @@ def polygon_sign(numbers: np.ndarray, width: float, height: float) -> Sign | Non
 # --- COCO instances --------------------------------------------------------------------------------------------------
 
 
+Images = dict[int | None, tuple[str, Any, Any]]
+"""File name, width and height of images by id."""
+
+
 class CocoShapes:
     """The polygons of a COCO instances file; only what is wrong is kept.
 
@@ -52,18 +56,18 @@ class CocoShapes:
     """
 
     def __init__(self, path: Path) -> None:
-        images: dict[Any, tuple[str, Any, Any]] = {}
-        categories: set[Any] = set()
+        images: Images = {}
+        categories: set[int | None] = set()
         used, boxes = array("q"), array("d")  # Images and categories may come after the annotations.
-        found: list[tuple[Any, Sign]] = []
+        found: list[tuple[int | None, Sign]] = []
         for key, entry, _ in walk(path, LISTS):
             row = entry.value
             if key == "images":
-                images[row.get("id")] = str(row.get("file_name")), row.get("width"), row.get("height")
+                images[whole(row.get("id"))] = str(row.get("file_name")), row.get("width"), row.get("height")
             elif key == "categories":
-                categories.add(row.get("id"))
+                categories.add(whole(row.get("id")))
             else:
-                found += [(row.get("image_id"), sign) for sign in _shape_signs(entry)]
+                found += [(whole(row.get("image_id")), sign) for sign in _shape_signs(entry)]
                 _note(row, used, boxes)
         self._signs: dict[str, list[Sign]] = {}
         for image, sign in [*found, *_late_signs(used, boxes, images, categories)]:
@@ -99,16 +103,17 @@ def _shape_signs(entry: Entry) -> Iterator[Sign]:
 
 def _note(row: dict[str, Any], used: array[int], boxes: array[float]) -> None:
     """Keep six numbers of an annotation: its id, image and category, and the box around its points."""
-    numbers = [row.get(key) for key in ("id", "image_id", "category_id")]
-    if all(type(number) is int and abs(number) < 1 << 62 for number in numbers):
+    ids = [whole(row.get(key)) for key in ("id", "image_id", "category_id")]
+    known = [id for id in ids if id is not None and abs(id) < 1 << 62]
+    if len(known) == len(ids):
         points = [p.reshape(-1, 2) for p in _polygons(row) if p is not None and len(p) and len(p) % 2 == 0]
         all_points = np.concatenate(points) if points else np.zeros((1, 2))
-        used.extend(numbers)  # type: ignore[arg-type]
+        used.extend(known)
         boxes.extend([*all_points.min(0), *all_points.max(0)])
 
 
 def _late_signs(
-    used: array[int], boxes: array[float], images: dict[Any, tuple[str, Any, Any]], categories: set[Any]
+    used: array[int], boxes: array[float], images: Images, categories: set[int | None]
 ) -> Iterator[tuple[int, Sign]]:
     rows = np.array(used, np.int64).reshape(-1, 3)
     for (id, image, category), box in zip(rows.tolist(), np.array(boxes).reshape(-1, 4).tolist(), strict=True):
