@@ -73,7 +73,6 @@ def check(prompts: Prompts, objects: Segments, jitter: bool = False) -> None:
         assert not segment.is_crowd
         x, y = clicks(prompts, n, 1).T
         assert segment.mask[y, x].all()
-        assert len({*zip(x.tolist(), y.tolist(), strict=True)}) == len(x) or len(x) > 3
         x, y = clicks(prompts, n, 0).T
         same = torch.stack([s.mask for s in objects if s.class_index == segment.class_index]).any(0)
         assert not (same | objects.void)[y, x].any()
@@ -97,11 +96,10 @@ def test_promises_hold_on_any_map(segments: Segments, by: str, jitter: bool, see
     check(prompts, objects, jitter)
     # Every object has all its kinds, but for points that it has no pixels for.
     for n, segment in enumerate(objects):
-        assert len(clicks(prompts, n, 1)) >= 1 + 2 * min(2, segment.area) - (segment.area == 1) * 0
+        assert 1 + min(2, segment.area) + 1 <= len(clicks(prompts, n, 1)) <= 5
         assert len(clicks(prompts, n, 2)) == len(clicks(prompts, n, 3)) == 1
         same = torch.stack([s.mask for s in objects if s.class_index == segment.class_index]).any(0)
-        assert len(clicks(prompts, n, 0)) == 0 or not bool((same | objects.void).all())
-        assert len(clicks(prompts, n, 0)) > 0 or bool((same | objects.void).all())
+        assert (len(clicks(prompts, n, 0)) == 0) == bool((same | objects.void).all())
 
 
 @given(scenes_with_all(), st.sampled_from(["segment", "class", "component"]), st.booleans(), st.data())
@@ -118,7 +116,7 @@ def test_promises_hold_after_any_chain(segments: Segments, by: str, jitter: bool
     for n in range(len(there)):
         assert len(clicks(moved, n, 1)) >= 1
         assert len(clicks(moved, n, 2)) == len(clicks(moved, n, 3)) == 1
-    # Each point is for the object that it was for, and comes from one of its points.
+    # Each point is for the object that it was for.
     assert there.scores is not None
     for n, before in enumerate(there.scores.int().tolist()):
         assert len(clicks(moved, n, 1)) <= len(clicks(prompts, before, 1))

@@ -7,10 +7,10 @@ What holds, always:
   void: its truth is known and it is another one.
 - A box that is not jittered is its object's tight box, corners inclusive. A jittered one stays inside the image.
 - Crowds and objects without pixels get no prompts. Where every other pixel is of the same class or void, there are no
-  negatives. Points of an object do not repeat: one that has fewer pixels than points are asked for gets fewer.
+  negatives. Points of one kind do not repeat: an object that has fewer pixels than are asked for gets fewer.
 - The draws depend on seed, sample name, object and kind alone: not on other objects, kinds, workers or the order.
 
-`move_prompts` keeps all of it. "On a pixel" means: rounding both coordinates gives the pixel.
+`move_prompts` keeps all of it, except that two points may meet in one pixel. "On a pixel" means: rounding both coordinates gives the pixel.
 """
 
 from __future__ import annotations
@@ -288,9 +288,9 @@ def move_prompts(prompts: Prompts, geometry: Geometry, objects: Segments) -> tup
     """Prompts and their objects on the canvas.
 
     Points go where the geometry says. Nearest resampling may have given the pixel there to a neighbour: such a point
-    moves on to the nearest pixel where its label is true. Points that the canvas does not show are dropped, and so is
-    one of two that meet in a pixel. An object that is still there but has lost all its positive points gets its center.
-    Boxes are those of the moved objects, their jitter scaled along, so they shrink where the canvas cuts an object.
+    moves on to the nearest pixel where its label is true, so that two of them may meet. Points that the canvas does not
+    show are dropped. An object that is still there but has lost all its positive points gets its center. Boxes are
+    those of the moved objects, their jitter scaled along, so they shrink where the canvas cuts an object.
 
     Args:
         objects: what the prompts were drawn for.
@@ -326,7 +326,7 @@ def _moved(
 
 
 def _snapped(points: Tensor, geometry: Geometry, true: Array) -> Array:
-    """Points moved, each to where bool [H, W] is True; without those that are not shown or meet another."""
+    """Points moved, each to where bool [H, W] is True; without those that are not shown."""
     moved = geometry.points(points[geometry.shows(points)]).numpy()
     pixels = np.floor(moved + 0.5).astype(int).clip(0, [true.shape[1] - 1, true.shape[0] - 1])
     # A point on the line between two pixels would round one way here and another way there.
@@ -338,5 +338,4 @@ def _snapped(points: Tensor, geometry: Geometry, true: Array) -> Array:
             return np.zeros((0, 2))
         pixels[wrong] = [places[((places - point) ** 2).sum(1).argmin()] for point in moved[wrong]]
     moved[wrong | unsure] = pixels[wrong | unsure]
-    first = np.unique(pixels, axis=0, return_index=True)[1]
-    return moved[np.sort(first)]
+    return moved
