@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import json
 import os
@@ -664,7 +665,8 @@ def test_training_leaves_out_what_is_in_quarantine(
     assert len(list(train)) == 2
 
     trained: list[str] = []
-    monkeypatch.setattr("everymask.train.train", lambda model, data, *_, **__: trained.extend(data.names) or {})
+    module = importlib.import_module("everymask.train")  # As an attribute, it would be the function.
+    monkeypatch.setattr(module, "train", lambda model, data, *_, **__: trained.extend(data.names) or {})
     command = ("train", "hybrid", spoilt, "--out", tmp_path / "run", "--preset", "tiny", "--quarantine")
     code, out, err = everymask(*command, tmp_path / "q.json")
     assert code == 0, err

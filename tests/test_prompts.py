@@ -175,9 +175,8 @@ def test_points_of_the_boundary_are_close_to_it_and_uniform_points_are_everywher
     segments = build(ids)
     rim, anywhere = (clicks(only(segments, kind, count=900), 0, 1) for kind in ("boundary", "uniform"))
     assert {*map(tuple, anywhere.tolist())} == {(x, y) for x in range(5, 35) for y in range(5, 35)}
-    assert {*map(tuple, rim.tolist())} == {
-        (x, y) for x, y in anywhere.tolist() if min(x - 4, y - 4, 35 - x, 35 - y) <= 2
-    }
+    expected = {(x, y) for x, y in anywhere.tolist() if min(x - 4, y - 4, 35 - x, 35 - y) <= 2}
+    assert {*map(tuple, rim.tolist())} == expected
 
 
 def test_uniform_points_are_uniform() -> None:
@@ -197,10 +196,9 @@ def test_negatives_are_near() -> None:
     ids = np.zeros((200, 200), np.int32)
     ids[90:130, 100:104] = 1
     found = clicks(only(build(ids), "negative", count=50), 0, 0)
-    distance = np.hypot(
-        np.maximum(100 - found[:, 0], found[:, 0] - 103).clip(0),
-        np.maximum(90 - found[:, 1], found[:, 1] - 129).clip(0),
-    )
+    x, y = found.T
+    right_and_left, below_and_above = np.maximum(100 - x, x - 103).clip(0), np.maximum(90 - y, y - 129).clip(0)
+    distance = np.hypot(right_and_left, below_and_above)
     # A quarter of 40 is 10, which is the least reach too.
     assert 8 < distance.max() <= 10
     assert distance.min() >= 1
@@ -499,22 +497,18 @@ def test_prompts_are_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(20, 40), (800, 1600)])
 def test_the_picture_shows_points_where_they_are(size: tuple[int, int]) -> None:
     height, width = size
-    ids = np.zeros(size, np.int32)
+    ids, photo = np.zeros(size, np.int32), np.zeros((*size, 3), np.uint8)
     ids[height // 4 : height // 2, width // 4 : width // 2] = 1
     objects = build(ids)
     points = torch.tensor([[width * 0.3, height * 0.3], [width * 0.9, height * 0.9]]) - 0.5
-    shown = np.asarray(
-        picture(
-            np.zeros((*size, 3), np.uint8), objects, Prompts(points, torch.tensor([1, 0]).int(), torch.zeros(2).long())
-        )
-    )
+    drawn = Prompts(points, torch.tensor([1, 0]).int(), torch.zeros(2).long())
+    shown = np.asarray(picture(photo, objects, drawn))
     assert shown.shape == (CELL // 2, CELL, 3)
     assert tuple(shown[60, 120]) == GOOD
     assert tuple(shown[180, 360]) == BAD
-    boxed = np.asarray(picture(np.zeros((*size, 3), np.uint8), objects, only(objects, "box")))
-    changed = (boxed != np.asarray(picture(np.zeros((*size, 3), np.uint8), objects, only(objects, "negative")))).any(-1)
-    ys, xs = np.nonzero(changed[:150, :250])
-    assert [xs.min(), ys.min(), xs.max(), ys.max()] == pytest.approx([100, 50, 199, 99], abs=2)
+    plain, boxed = (np.asarray(picture(photo, objects, p)) for p in (only(build("."), "box"), only(objects, "box")))
+    ys, xs = np.nonzero((plain != boxed).any(-1))
+    assert [xs.min(), ys.min(), xs.max(), ys.max()] == pytest.approx([99, 49, 200, 100], abs=1)
 
 
 def test_the_verb_writes_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,10 +58,13 @@ def winners(maps: Tensor, rows: Tensor, columns: Tensor, least: float | None) ->
         some = contenders(band[:-1], None if least is None else band[-1], least or 0.0)
         return torch.cat([some, some.new_tensor([len(band) - 1])])
 
+    # The smallest type that holds the ids: at full size, moving them is most of the time.
+    dtype = torch.uint8 if len(maps) < 255 else torch.int32
+
     def decide(values: Tensor, chosen: Tensor) -> Tensor:
         if len(values) == 1:
-            return torch.zeros(values.shape[1:], dtype=torch.int32, device=values.device)
-        ids = chosen.int()[best_of(values[:-1])[0].long() - 1] + 1
+            return torch.zeros(values.shape[1:], dtype=dtype, device=values.device)
+        ids = (chosen + 1).to(dtype)[best_of(values[:-1])[0].long() - 1]
         return ids if least is None else ids * (values[-1] >= least)
 
     return decide_pixels(maps, rows, columns, decide, select)
@@ -180,7 +183,7 @@ def paint(
     for band in bands(masks, *prediction.masks.positions(b, size)):
         areas += band.count_above(half)
         codes.append(band.decide(decide, contenders))
-    code = torch.cat(codes)
+    code = codes[0] if len(codes) == 1 else torch.cat(codes)
     winner = (code >> 1) * (code & 1)
     own = torch.bincount(winner.flatten(), minlength=len(queries) + 1)[1:]
     return winner.cpu(), own.cpu(), areas.cpu()

@@ -10,7 +10,8 @@ What holds, always:
   negatives. Points of one kind do not repeat: an object that has fewer pixels than are asked for gets fewer.
 - The draws depend on seed, sample name, object and kind alone: not on other objects, kinds, workers or the order.
 
-`move_prompts` keeps all of it, except that two points may meet in one pixel. "On a pixel" means: rounding both coordinates gives the pixel.
+`move_prompts` keeps all of it, except that two points may meet in one pixel. "On a pixel" means: rounding both
+coordinates gives the pixel.
 """
 
 from __future__ import annotations

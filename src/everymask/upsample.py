@@ -43,7 +43,8 @@ def decide_pixels(maps: Tensor, rows: Tensor, columns: Tensor, decide: Decide, s
     Returns:
         [H, W], of the type that `decide` gives.
     """
-    return torch.cat([band.decide(decide, select) for band in bands(maps, rows, columns)])
+    parts = [band.decide(decide, select) for band in bands(maps, rows, columns)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def bands(maps: Tensor, rows: Tensor, columns: Tensor) -> Iterator[Band]:
