@@ -107,14 +107,22 @@ def best_of(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 def numbered(ids: Tensor, classes: Sequence[int], scores: Sequence[float], labels: LabelMap) -> Segments:
     """Segments of ids [H, W], 0 or 1 + position in `classes`; positions that no pixel has are dropped."""
-    counts = torch.bincount(ids.flatten(), minlength=len(classes) + 1)[1:].tolist()
-    present = [n for n, count in enumerate(counts) if count]
-    if len(present) < len(classes):
+    present = present_ids(ids, len(classes))
+    if present != list(range(len(present))):
         lookup = torch.zeros(len(classes) + 1, dtype=torch.int32, device=ids.device)
         lookup[[n + 1 for n in present]] = torch.arange(1, len(present) + 1, dtype=torch.int32, device=ids.device)
         ids = lookup.index_select(0, ids.flatten().int()).view(ids.shape)
     kept = torch.tensor([scores[n] for n in present], dtype=torch.float32)
     return Segments.build(ids.cpu(), [classes[n] for n in present], labels=labels, scores=kept)
+
+
+def present_ids(ids: Tensor, count: int) -> list[int]:
+    """Which of 0..count-1 occur in ids [H, W] of 1 + n."""
+    for view in (ids[::4, ::4], ids):  # A sixteenth of the pixels mostly tells.
+        counts = torch.bincount(view.flatten(), minlength=count + 1)[1:]
+        if bool(counts.all()):
+            break
+    return torch.nonzero(counts).flatten().tolist()
 
 
 def instance(
