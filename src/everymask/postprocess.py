@@ -108,10 +108,10 @@ def best_of(maps: Tensor) -> tuple[Tensor, Tensor]:
 def numbered(ids: Tensor, classes: Sequence[int], scores: Sequence[float], labels: LabelMap) -> Segments:
     """Segments of ids [H, W], 0 or 1 + position in `classes`; positions that no pixel has are dropped."""
     present = present_ids(ids, len(classes))
-    if present != list(range(len(present))):
-        lookup = torch.zeros(len(classes) + 1, dtype=torch.int32, device=ids.device)
-        lookup[[n + 1 for n in present]] = torch.arange(1, len(present) + 1, dtype=torch.int32, device=ids.device)
-        ids = lookup.index_select(0, ids.flatten().int()).view(ids.shape)
+    # In ascending order, no new number is one that still occurs. A table to look up in would take four times the memory.
+    for number, old in enumerate(present, start=1):
+        if number != old + 1:
+            ids = ids.masked_fill(ids == old + 1, number)
     kept = torch.tensor([scores[n] for n in present], dtype=torch.float32)
     return Segments.build(ids.cpu(), [classes[n] for n in present], labels=labels, scores=kept)
 
