@@ -68,7 +68,7 @@ PRESETS = {
     "small": Config(
         image_side=512,
         widths=(16, 32, 64, 128, 256),
-        blocks=(2, 4, 8, 4),
+        blocks=(2, 6, 12, 6),
         stem_stride=2,
         pyramid=(32, 64, 96, 128),
         dim=128,
