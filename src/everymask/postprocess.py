@@ -108,7 +108,7 @@ def best_of(maps: Tensor) -> tuple[Tensor, Tensor]:
 def numbered(ids: Tensor, classes: Sequence[int], scores: Sequence[float], labels: LabelMap) -> Segments:
     """Segments of ids [H, W], 0 or 1 + position in `classes`; positions that no pixel has are dropped."""
     present = present_ids(ids, len(classes))
-    # In ascending order, no new number is one that still occurs. A table to look up in would take four times the memory.
+    # In ascending order, no new number still occurs. A table to look up in would take four times the memory.
     for number, old in enumerate(present, start=1):
         if number != old + 1:
             ids = ids.masked_fill(ids == old + 1, number)

@@ -244,7 +244,8 @@ class Run:
         if folder is None:
             return []
         tensors, progress = load_training(folder)
-        changed = differences(progress["config"], self.config.to_json())
+        # Through `TrainConfig`, so that settings which a run is older than have their defaults.
+        changed = differences(TrainConfig.from_json(progress["config"]).to_json(), self.config.to_json())
         if not allow_change:
             refuse(changed, folder)
         # As it will be read back: JSON knows no tuples.
