@@ -25,10 +25,10 @@ from everymask.files import write_json
 from . import pack
 from .measure import Row, machine
 
-NAMES = ("mask_loss", "predict_share", "maskformer", "startup", "coco_panoptic", "check", "pack")
+NAMES = ("mask_loss", "predict_share", "maskformer", "startup", "coco_panoptic", "check", "loader", "pack")
 PACKED = "oxford_pet_700"
 """The data set that `benchmarks.pack` reads."""
-OF_DATA = ("coco_panoptic", "check")
+OF_DATA = ("coco_panoptic", "check", "loader")
 """Benchmarks whose `rows` take the folder of real data, and do without where it is not there."""
 
 WIDTH = 80

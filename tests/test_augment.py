@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import loader
 from everymask.augment import TRIES, jitter_color, largest_share, photometric_distortion, random_geometry
 from everymask.datasets import Dataset, open_dataset
 from everymask.datasets.loader import training_batches
+from everymask.models import create_model
 from everymask.recipe import TrainConfig
+from everymask.train import train
 from everymask.transforms import Geometry
 from everymask.types import VOID, Segments
 from tests.scenes import write_dataset
@@ -192,6 +196,27 @@ def test_settings_of_the_recipe_reach_the_views(scenes: Dataset) -> None:
     plain = images()
     for settings in ({"flip_vertical": 1.0}, {"rotate90": 1.0}, {"angle": 30.0}, {"category_limit": 0.1}):
         assert not torch.equal(plain, images(**settings)), settings
+
+
+def test_a_run_from_before_these_settings_goes_on(scenes: Dataset, tmp_path: Path) -> None:
+    config = TrainConfig(steps=1, batch_size=2, image_side=64, workers=0)
+    train(create_model("hybrid", "tiny", classes=scenes.labels), scenes, config, out=tmp_path / "run")
+    state = tmp_path / "run" / "last" / "training.json"
+    older = json.loads(state.read_text())
+    for name in ("flip_vertical", "rotate90", "angle", "category_limit"):
+        del older["config"][name]
+    state.write_text(json.dumps(older))
+    train(create_model("hybrid", "tiny", classes=scenes.labels), scenes, config, out=tmp_path / "run")
+
+
+def test_the_benchmark_of_the_loader_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert loader.rows(tmp_path) == []
+    write_dataset(tmp_path / loader.NAME, train=4, val=0)
+    rows = loader.rows(tmp_path, side=32, stored=[64], batches=2)
+    assert [row.unit for row in rows] == ["images/s", "s"]
+    assert all(row.ours > 0 for row in rows)
+    loader.main(["--data", str(tmp_path), "--side", "32", "--stored", "48", "--batches", "2", "--workers", "1"])
+    assert "32 from 48, 1 worker: " in capsys.readouterr().out
 
 
 # --- colour ----------------------------------------------------------------------------------------------------------

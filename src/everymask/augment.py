@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -104,10 +103,14 @@ def _on_canvas(view: Geometry, side: int, mirrored: bool, upside_down: bool) -> 
 
 def largest_share(segments: Segments, geometry: Geometry) -> float:
     """Share of the known pixels in view that the most frequent class, or the background, has; 0 where none is known."""
-    moved = replace(segments, id_map=geometry.labels(segments.id_map, VOID), alpha=None)
-    background = int(segments.classes.max()) + 1 if len(segments) else 0
-    counts = torch.bincount(moved.class_map(background).flatten() + 1)[1:]
-    return float(counts.max() / counts.sum()) if counts.any() else 0.0
+    ids = geometry.labels(segments.id_map, VOID)
+    flat = ids if ids.ndim == 2 else Segments.flatten_layers(ids)
+    # In the order of ids: void, background, rows.
+    areas = torch.bincount(flat.flatten() + 1, minlength=len(segments) + 2)[1:]
+    known = torch.cat([areas[:1], areas[1:].masked_fill(segments.is_crowd, 0)])
+    owners = torch.cat([torch.zeros(1, dtype=torch.int64), segments.classes + 1])
+    shares = torch.zeros(int(owners.max()) + 1, dtype=torch.int64).index_add(0, owners, known)
+    return float(shares.max() / shares.sum()) if shares.any() else 0.0
 
 
 # ---- colour ----------------------------------------------------------------------------------------------------------
