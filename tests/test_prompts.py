@@ -227,6 +227,11 @@ def test_negatives_are_on_other_objects_of_other_classes_only() -> None:
     assert {*map(tuple, clicks(prompts, 2, 0).tolist())} == {(0, 0), (2, 0), (1, 1), (1, 2), (2, 2)}
 
 
+def test_negatives_keep_off_crowds() -> None:
+    prompts = only(build("12. 33.", classes=[0, 1, 2], crowd=[False, True, False]), "negative", count=9)
+    assert {*map(tuple, clicks(prompts, 0, 0).tolist())} == {(2, 0), (0, 1), (1, 1), (2, 1)}
+
+
 def test_a_pixel_that_has_the_class_or_void_in_any_layer_is_no_negative() -> None:
     layers = np.array([[[1, 0, 0, 0, 0]], [[0, 2, 3, VOID, 0]]], np.int32)
     prompts = only(build(layers, classes=[0, 1, 0]), "negative", count=9)
@@ -317,6 +322,13 @@ def test_draws_of_a_kind_do_not_depend_on_other_kinds_or_objects(kind: str) -> N
     first = replace(SCENE, id_map=SCENE.id_map.masked_fill(SCENE.id_map == 2, 0))
     if kind != "negative":
         assert clicks(only(first, kind), 0, label).tolist() == clicks(alone, 0, label).tolist()
+
+
+def test_equal_objects_get_other_points() -> None:
+    ids = np.zeros((20, 40), np.int32)
+    ids[:, :18], ids[:, 22:] = 1, 2
+    prompts = only(build(ids), "uniform")
+    assert clicks(prompts, 0, 1).tolist() != (clicks(prompts, 1, 1) - [22, 0]).tolist()
 
 
 class Drawing:

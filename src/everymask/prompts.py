@@ -8,7 +8,8 @@ What holds, always:
 - A box that is not jittered is its object's tight box, corners inclusive. A jittered one stays inside the image.
 - Crowds and objects without pixels get no prompts. Where every other pixel is of the same class or void, there are no
   negatives. Points of one kind do not repeat: an object that has fewer pixels than are asked for gets fewer.
-- The draws depend on seed, sample name, object and kind alone: not on other objects, kinds, workers or the order.
+- The random numbers of a kind depend on seed, sample name, the object's row and the kind alone: not on other objects,
+  other kinds, the process or the order.
 
 `move_prompts` keeps all of it, except that two points may meet in one pixel. "On a pixel" means: rounding both
 coordinates gives the pixel.
