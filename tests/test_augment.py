@@ -21,7 +21,7 @@ from everymask.datasets import Dataset, open_dataset
 from everymask.datasets.loader import training_batches
 from everymask.models import create_model
 from everymask.recipe import TrainConfig
-from everymask.train import train
+from everymask.train import Run, train
 from everymask.transforms import Geometry
 from everymask.types import VOID, Segments
 from tests.scenes import write_dataset
@@ -194,7 +194,13 @@ def test_settings_of_the_recipe_reach_the_views(scenes: Dataset) -> None:
         return torch.cat([b.images for b in training_batches(scenes, config, scenes.labels, 64, 0)])
 
     plain = images()
-    for settings in ({"flip_vertical": 1.0}, {"rotate90": 1.0}, {"angle": 30.0}, {"category_limit": 0.1}):
+    for settings in (
+        {"flip_vertical": 1.0},
+        {"rotate90": 1.0},
+        {"angle": 30.0},
+        {"shear": 30.0},
+        {"category_limit": 0.1},
+    ):
         assert not torch.equal(plain, images(**settings)), settings
 
 
@@ -203,10 +209,26 @@ def test_a_run_from_before_these_settings_goes_on(scenes: Dataset, tmp_path: Pat
     train(create_model("hybrid", "tiny", classes=scenes.labels), scenes, config, out=tmp_path / "run")
     state = tmp_path / "run" / "last" / "training.json"
     older = json.loads(state.read_text())
-    for name in ("flip_vertical", "rotate90", "angle", "category_limit"):
+    for name in ("flip_vertical", "rotate90", "angle", "shear", "photometric", "category_limit"):
         del older["config"][name]
     state.write_text(json.dumps(older))
     train(create_model("hybrid", "tiny", classes=scenes.labels), scenes, config, out=tmp_path / "run")
+
+
+def test_training_distorts_colours_as_asked_and_keeps_padding_black(scenes: Dataset, tmp_path: Path) -> None:
+    def images(**settings: Any) -> torch.Tensor:
+        config = TrainConfig(batch_size=2, image_side=64, scale=(0.5, 0.5), workers=0, **settings)
+        run = Run(create_model("hybrid", "tiny", classes=scenes.labels), config, tmp_path)
+        batch = next(training_batches(scenes, config, scenes.labels, 64, 0))
+        torch.manual_seed(0)
+        changed = run._augmented(batch).images.float()
+        assert not changed.masked_select(~batch.valid(multiple=1).expand_as(changed)).any()
+        return changed
+
+    plain, jitter, photometric = images(color=0.0), images(color=0.4), images(photometric=True)
+    assert not torch.equal(plain, jitter)
+    assert not torch.equal(plain, photometric)
+    assert not torch.equal(jitter, photometric)
 
 
 def test_the_benchmark_of_the_loader_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,14 +30,17 @@ class TrainConfig:
         flip_vertical: probability of a vertical flip.
         rotate90: probability of one to three quarter turns.
         angle: largest turn besides, to either side, in degrees.
+        shear: largest shear, to either side, in degrees.
         category_limit: a view of which one class has more than this share is drawn anew, up to 10 times; 1 is off.
         scale: smallest and largest size of the photo relative to a fitted canvas.
         color: strength 0..1 of brightness, contrast, saturation and grey jitter.
+        photometric: in place of it the distortion of SSD, hue included, as MaskFormer and CAT-Seg are trained.
         seed: with step and sample number it decides every random draw.
         workers: loader processes; -1 chooses from the cores.
         threads: compute threads, 0 for the default.
         precision: Fabric's name ("32-true", "bf16-mixed", ...); "auto" is bf16 where the device has it.
         validate_every: steps between validations.
+        validate_side: side of validation images; 0 takes `image_side`. Larger where training sees crops.
         monitor: the validation score that decides what is best.
         patience: validations without a better score before an early stop, 0 for none.
         max_val: validation images used, spread over the set, 0 for all.
@@ -62,14 +65,17 @@ class TrainConfig:
     flip_vertical: float = 0.0
     rotate90: float = 0.0
     angle: float = 0.0
+    shear: float = 0.0
     category_limit: float = 1.0
     scale: tuple[float, float] = (0.6, 1.6)
     color: float = 0.4
+    photometric: bool = False
     seed: int = 0
     workers: int = -1
     threads: int = 0
     precision: str = "auto"
     validate_every: int = 500
+    validate_side: int = 0
     monitor: str = "miou"
     patience: int = 0
     max_val: int = 0
@@ -83,6 +89,7 @@ class TrainConfig:
         for name in (
             "image_side",
             "start_side",
+            "validate_side",
             "lr",
             "weight_decay",
             "warmup",
@@ -105,8 +112,9 @@ class TrainConfig:
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError("a setting is out of range", where=name, why=f"{getattr(self, name)} is not in 0..1")
-        if not 0 <= self.angle <= 180:
-            raise UsageError("a setting is out of range", where="angle", why=f"{self.angle} is not in 0..180 degrees")
+        for name, most in (("angle", 180), ("shear", 80)):
+            if not 0 <= (value := getattr(self, name)) <= most:
+                raise UsageError("a setting is out of range", where=name, why=f"{value} is not in 0..{most} degrees")
         if self.start_side % 32:
             raise UsageError("a setting is out of range", where="start_side", why=f"{self.start_side} is not n x 32")
         if not 0 < self.scale[0] <= self.scale[1]:

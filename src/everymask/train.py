@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from .augment import jitter_color
+from .augment import jitter_color, photometric_distortion
 from .checkpoint import find_training, load_training, model_json, replace_folder, save, save_model_files, save_training
 from .datasets import Dataset, Subset
 from .datasets.loader import training_batches
@@ -97,7 +97,7 @@ def _validate(run: Run, val: Dataset | None, report: Report) -> None:
         return
     start = time.perf_counter()
     averaged = run.averaged.eval()
-    side = run.config.image_side or run.model.config.image_side
+    side = run.config.validate_side or run.config.image_side or run.model.config.image_side
     scores = evaluate(averaged, val, side=side)
     run.judge(scores)
     report.validation(run.step, scores, run.improved, time.perf_counter() - start)
@@ -169,12 +169,18 @@ class Run:
     def _augmented(self, batch: Batch) -> Batch:
         batch = batch.to(self.fabric.device)
         images = batch.images
-        if self.config.color:
-            images = jitter_color(images, self.config.color, torch.default_generator)
+        if self.config.color or self.config.photometric:
+            images = self._distorted(images)
             # Padding stays as black as inference has it.
             content = batch.valid(multiple=1)
             images = images if content is None else images * content
         return replace(batch, images=images.contiguous(memory_format=torch.channels_last))
+
+    def _distorted(self, images: Tensor) -> Tensor:
+        """Other colours, by the one of two ways that the configuration names."""
+        if self.config.photometric:
+            return photometric_distortion(images, torch.default_generator)
+        return jitter_color(images, self.config.color, torch.default_generator)
 
     def _set_rates(self) -> float:
         factor = rate_factor(self.step, self.config)

@@ -58,6 +58,7 @@ class Draws(TorchDataset[Any]):
             flip_vertical=config.flip_vertical,
             rotate90=config.rotate90,
             angle=config.angle,
+            shear=config.shear,
             category_limit=config.category_limit,
             segments=sample.segments,
         )
