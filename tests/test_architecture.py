@@ -29,7 +29,7 @@ ROOT = "everymask"
 LAYERS = [
     {"errors", "files", "labels", "types", "recipe"},
     {"image", "transforms", "losses", "upsample", "postprocess", "metrics", "prompts", "layers"}
-    | {"affine", "resample", "augment", "prompt_files"}
+    | {"affine", "resample", "augment", "prompt_files", "user_prompts", "features"}
     | {"drawing", "maps", "visualize", "compare", "charts", "save", "result", "model"},
     {"matcher", "criterion", "encoders", "datasets"},
     {"models"},

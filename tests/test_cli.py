@@ -502,6 +502,9 @@ def test_empty_masks_train_and_evaluate(everymask: Command, data: Path, tmp_path
     [
         (["train", "unet", "{root}"], "unknown model: unet (there are: "),
         (["train", "hybrid", "{root}", "--preset", "giant"], "unknown preset of hybrid: giant (there are: base, "),
+        (["train", "hybrid", "{root}", "--config", "queriez=3"], "no such setting: queriez (there are: image_side, "),
+        (["train", "hybrid", "{root}", "--config", "queries=many"], "wrong type: queries ('many' is not int)."),
+        (["train", "hybrid", "{root}", "--config", "queries"], "a setting is key=value: --config queries."),
         (["train", "hybrid", "{root}", "--set", "stepz=3"], "unknown setting: stepz=3 (expected key=value). Known"),
         (["train", "hybrid", "{root}", "--set", "steps=many"], "wrong type: steps=many (expected "),
         (["train", "hybrid", "{root}", "--set", "lr=-1"], "out of range: lr (-1.0 is below 0)."),

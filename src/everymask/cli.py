@@ -122,6 +122,7 @@ def train(
     out: Path,
     preset: str = "small",
     weights: str | None = None,
+    config: Repeated = (),
     set: Repeated = (),
     format: str | None = None,
     option: Repeated = (),
@@ -137,6 +138,7 @@ def train(
         out: run folder: checkpoints, log, pictures.
         preset: size of the model.
         weights: bundled name or checkpoint folder to start from (fine-tuning); random weights if not given.
+        config: a field of the model's configuration that differs from the preset, as key=value, repeatable.
         set: a training setting as key=value, repeatable.
         format: data format, found by looking if not given.
         option: of the data's reader as key=value, repeatable; see docs/data.md.
@@ -152,7 +154,8 @@ def train(
     from .models import create_model, model_module
     from .train import train as run
 
-    config = model_module(model).RECIPE.with_settings([f"seed={seed}", *set])
+    settings = model_module(model).RECIPE.with_settings([f"seed={seed}", *set])
+    changes = _model_settings(config)
     folders = _folders(data, format, option)
     if quarantine:
         folders = leave_out(folders, quarantine)
@@ -160,12 +163,12 @@ def train(
     if quarantine:
         print(f"{quarantine}: {left_out(dataset)} training images and {left_out(val)} for validation left out")
     print(f"{len(dataset)} training images, {len(val) if val else 0} for validation; {', '.join(dataset.labels.names)}")
-    torch.manual_seed(config.seed)
-    created = create_model(model, preset, classes=dataset.labels)
+    torch.manual_seed(settings.seed)
+    created = create_model(model, preset, classes=dataset.labels, **changes)
     if weights:
         fresh = transfer(created, weights)
         print(f"starting from {weights}; new: {', '.join(fresh[:3]) or 'nothing'}{', ...' * (len(fresh) > 3)}")
-    scores = run(created, dataset, config, out=out, val=val, allow_change=allow_change)
+    scores = run(created, dataset, settings, out=out, val=val, allow_change=allow_change)
     print(f"{out}: " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items() if isinstance(v, float)))
 
 
@@ -373,6 +376,16 @@ def _check_outside(paths: list[Path], data: Path) -> None:
     inside = next((path for path in paths if path.resolve().is_relative_to(data.resolve())), None)
     if inside:
         raise UsageError("the report would lie in the data folder", where=inside, fix="Give a place outside of it.")
+
+
+def _model_settings(texts: tuple[str, ...]) -> dict[str, Any]:
+    """key=value texts of the model's configuration; values are read as YAML, lists as tuples."""
+    import yaml
+
+    if odd := next((text for text in texts if "=" not in text), None):
+        raise UsageError("a setting is key=value", where=f"--config {odd}")
+    values = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in texts)}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _folders(data: list[Path], format: str | None, option: tuple[str, ...]) -> list[DataFolder]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 
 from .errors import UsageError
 from .image import read_image
-from .model import SegmentationModel
+from .model import EncodeOnce, SegmentationModel
 from .models import model_module, model_name
 from .result import Result
 from .transforms import Geometry
-from .types import Batch, Letterbox, Prediction
+from .types import Batch, Letterbox, Prediction, Prompts
+from .user_prompts import check_inside, given_prompts
 
 
 def predict(
@@ -25,6 +27,9 @@ def predict(
     task: str | None = None,
     side: int | None = None,
     name: str | None = None,
+    points: Any = None,
+    labels: Any = None,
+    boxes: Any = None,
     **options: Any,
 ) -> Result:
     """Segments of one photo at its own size.
@@ -34,20 +39,26 @@ def predict(
         task: a key of the system's ``TASKS``; None takes its first.
         side: canvas side in pixels (32 to 8192) instead of the model's own.
         name: of the result; the file stem if not given.
-        options: of the task's post-processing (`threshold`, `classes`, ...).
+        points, labels, boxes: for systems that take prompts, in pixels of the photo, see `given_prompts`.
+        options: of the task's post-processing (`threshold`, `classes`, ...). An open-vocabulary system takes `classes`
+            as the words to look for.
 
     Raises:
         ImageError: the photo cannot be read.
-        UsageError: the system does not have this task or option, or `side` is out of range.
+        UsageError: the system does not have this task or option, a prompt is wrong, or `side` is out of range.
     """
     if side is not None and not 32 <= side <= 8192:
         raise UsageError("the canvas side is out of range", where="side", why=f"{side} is not in 32..8192")
+    prompts = given_prompts(points, labels, boxes)
+    check_prompts(model, prompts)
+    if isinstance(model, EncodeOnce) and model.open_vocabulary and options.get("classes") is not None:
+        model = model.with_classes(options.pop("classes"))
     decide = find_task(model, task, options)
     options = model.task_options(task or first_task(model)) | options
     clock = _Clock()
     photo = read_image(image)
     clock.mark("read")
-    batch = fit(photo, model.letterbox((photo.shape[0], photo.shape[1]), side), device=device_of(model))
+    batch = fit(photo, model.letterbox((photo.shape[0], photo.shape[1]), side), prompts, device=device_of(model))
     clock.mark("fit")
     prediction = run(model, batch)
     clock.mark("model")
@@ -86,16 +97,34 @@ def option_names(function: Any) -> list[str]:
     return list(target.__kwdefaults__ or {})
 
 
-def fit(photo: np.ndarray, letterbox: Letterbox, device: torch.device | str = "cpu") -> Batch:
-    """uint8 [H, W, 3] -> a batch of one, resized to the letterbox."""
+def check_prompts(model: SegmentationModel, prompts: Prompts | None) -> None:
+    """Raise `UsageError` if there are prompts for a system that takes none."""
+    if prompts is not None and not model.takes_prompts:
+        fix = "Take a system that is told by clicks (sam2), or leave points and boxes out."
+        raise UsageError("this system takes no prompts", where=model_name(model), fix=fix)
+
+
+def fit(
+    photo: np.ndarray, letterbox: Letterbox, prompts: Prompts | None = None, device: torch.device | str = "cpu"
+) -> Batch:
+    """uint8 [H, W, 3] -> a batch of one, resized to the letterbox, with the prompts of the photo moved along.
+
+    Raises:
+        UsageError: a point is outside the photo.
+    """
     geometry = Geometry((0, 0, photo.shape[1], photo.shape[0]), letterbox)
-    return Batch(geometry.image(photo)[None].to(device), (letterbox,))
+    images = geometry.image(photo)[None].to(device)
+    if prompts is None:
+        return Batch(images, (letterbox,))
+    check_inside(prompts, letterbox.source)
+    moved = replace(prompts, points=letterbox.to_canvas(prompts.points))
+    return Batch(images, (letterbox,), prompts=(moved.to(device),))
 
 
 def run(model: SegmentationModel, batch: Batch) -> Prediction:
     """The forward pass, without gradients."""
     with torch.no_grad():  # Not `inference_mode`: results are plain tensors, with which anything may be done.
-        prediction: Prediction = model(batch)
+        prediction: Prediction = model.recall(batch) if isinstance(model, EncodeOnce) else model(batch)
     if batch.images.is_cuda:
         torch.cuda.synchronize()
     return prediction

@@ -321,6 +321,10 @@ class Prompts:
         points[rows, columns], labels[rows, columns] = self.points[order], self.labels[order]
         return points, labels
 
+    def to(self, device: torch.device | str) -> Prompts:
+        """The same prompts with all tensors on `device`."""
+        return Prompts(self.points.to(device), self.labels.to(device), self.objects.to(device))
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -331,12 +335,14 @@ class Batch:
         letterboxes: how each photo lies on its canvas; beyond its content an image is padding.
         segments: truth on the canvas, void beyond the content; None at inference.
         names: one a sample, for messages.
+        prompts: one a sample, on the canvas, for systems that take them; None where nobody prompts.
     """
 
     images: Tensor
     letterboxes: tuple[Letterbox, ...]
     segments: tuple[Segments, ...] | None = None
     names: tuple[str, ...] = ()
+    prompts: tuple[Prompts, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -369,7 +375,8 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with all tensors on `device`."""
         segments = None if self.segments is None else tuple(s.to(device) for s in self.segments)
-        return replace(self, images=self.images.to(device), segments=segments)
+        prompts = None if self.prompts is None else tuple(p.to(device) for p in self.prompts)
+        return replace(self, images=self.images.to(device), segments=segments, prompts=prompts)
 
 
 class MaskDecoder(Protocol):

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers.conv import keep_valid
+
 Norm = Literal["batch", "frozen"]
 
 
@@ -29,10 +31,18 @@ class FrozenBatchNorm(nn.Module):
         for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
             self.register_buffer(name, torch.full((channels,), value))
 
+    @property
+    def scale(self) -> Tensor:
+        """[channels]: what the norm multiplies with."""
+        return self.weight * (self.running_var + self.eps).rsqrt()
+
+    @property
+    def shift(self) -> Tensor:
+        """[channels]: what it adds then."""
+        return self.bias - self.running_mean * self.scale
+
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return x * scale[:, None, None] + shift[:, None, None]
+        return x * self.scale[:, None, None] + self.shift[:, None, None]
 
 
 class ConvNorm(nn.Sequential):
@@ -47,6 +57,14 @@ class ConvNorm(nn.Sequential):
             FrozenBatchNorm(out_channels) if norm == "frozen" else nn.BatchNorm2d(out_channels),
         )
 
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm = self
+        if not isinstance(norm, FrozenBatchNorm):
+            return super().forward(x)
+        # A frozen norm is part of the convolution's weights: one pass over the maps instead of three.
+        kernel = conv.weight * norm.scale[:, None, None, None]
+        return F.conv2d(x, kernel, norm.shift, conv.stride, conv.padding, conv.dilation)
+
 
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 with a shortcut. [B, in, h, w] -> [B, out, h/stride, w/stride]."""
@@ -60,9 +78,29 @@ class Bottleneck(nn.Module):
         changes = in_channels != out_channels or stride > 1
         self.shortcut = ConvNorm(in_channels, out_channels, 1, norm, stride) if changes else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.spatial(F.relu(self.reduce(x))))
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """`valid`: bool [B, 1, h, w], False on padding, which the 3x3 convolution must see as zeros."""
+        y = keep_valid(F.relu(self.reduce(x)), valid)
+        y = F.relu(self.spatial(y))
         return F.relu(self.expand(y) + self.shortcut(x))
+
+
+class Stage(nn.Sequential):
+    """Blocks, of which the first may halve the resolution. [B, in, h, w] -> [B, out, h/stride, w/stride]."""
+
+    def __init__(self, blocks: Sequence[Bottleneck], stride: int) -> None:
+        super().__init__(*blocks)
+        self.stride = stride
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        for n, block in enumerate(self):
+            x = block(x, valid if n == 0 else halved(valid, self.stride))
+        return x
+
+
+def halved(valid: Tensor | None, stride: int = 2) -> Tensor | None:
+    """A mask [B, 1, h, w] at the resolution of a map after a convolution with this stride."""
+    return None if valid is None else valid[..., ::stride, ::stride]
 
 
 class ResNet(nn.Module):
@@ -87,22 +125,30 @@ class ResNet(nn.Module):
             for n, depth in enumerate(depths)
         )
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images [B, 3, H, W], H and W multiples of 32 -> [B, channels[i], H/strides[i], W/strides[i]]."""
-        x = F.max_pool2d(F.relu(self.stem(images)), kernel_size=3, stride=2, padding=1)
+    def forward(self, images: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+        """Normalised images [B, 3, H, W] -> [B, channels[i], H/strides[i], W/strides[i]], rounded up.
+
+        Args:
+            valid: bool [B, 1, H, W], False on padding, where images are zero; None where there is none. It leaves the
+                rest of the features alone; features of padding mean nothing.
+        """
+        x, valid = F.relu(self.stem(images)), halved(valid)
+        x = F.max_pool2d(keep_valid(x, valid), kernel_size=3, stride=2, padding=1)
+        valid = halved(valid)
         features = []
         for stage in self.stages:
-            x = stage(x)
+            x = stage(x, valid)
+            valid = halved(valid, stage.stride)
             features.append(x)
         return features
 
 
-def _stage(in_channels: int, out_channels: int, depth: int, norm: Norm, *, first: bool, dilate: bool) -> nn.Sequential:
+def _stage(in_channels: int, out_channels: int, depth: int, norm: Norm, *, first: bool, dilate: bool) -> Stage:
     """One stage; dilated, it keeps the resolution, and its blocks after the first look twice as far (DC5)."""
     stride = 1 if first or dilate else 2
     blocks = [Bottleneck(in_channels, out_channels, norm, stride, dilation=1)]
     blocks += [Bottleneck(out_channels, out_channels, norm, 1, 2 if dilate else 1) for _ in range(depth - 1)]
-    return nn.Sequential(*blocks)
+    return Stage(blocks, stride)
 
 
 def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -125,3 +171,22 @@ def _own_name(name: str) -> str:
     for theirs, ours in parts.items():
         name = name.replace(theirs, ours)
     return name
+
+
+def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the ResNet of torchvision, which timm names alike, under our names; the classifier is left out."""
+    return {_name_of_torchvision(name): value for name, value in state.items() if not name.startswith("fc.")}
+
+
+def _name_of_torchvision(name: str) -> str:
+    """``layer1.0.conv2.weight`` is ``stages.0.0.spatial.0.weight``; the norm of a convolution is its second part."""
+    layer, _, rest = name.partition(".")
+    if not layer.startswith("layer"):
+        return {"conv1": "stem.0.", "bn1": "stem.1."}[layer] + rest
+    block, part, tensor = rest.split(".", 2)
+    if part != "downsample":
+        convolution = ("reduce", "spatial", "expand")[int(part[-1]) - 1]
+        tensor = f"{convolution}.{int(part.startswith('bn'))}.{tensor}"
+    else:
+        tensor = f"shortcut.{tensor}"
+    return f"stages.{int(layer[5:]) - 1}.{block}.{tensor}"

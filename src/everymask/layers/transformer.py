@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -28,6 +29,14 @@ class Attention(nn.Module):
         mask = None if valid is None else valid[:, None, None, :]
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(x.transpose(1, 2).flatten(2))
+
+    def weights(self, query: Tensor, key: Tensor, valid: Tensor | None = None) -> Tensor:
+        """[B, heads, Q, S]: the share of each key in each answer. `forward` never builds it: this is to look at."""
+        q, k = self._split(self.q_proj(query)), self._split(self.k_proj(key))
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        if valid is not None:
+            scores = scores.masked_fill(~valid[:, None, None, :], -math.inf)
+        return scores.softmax(-1)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -12,8 +12,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable
+from dataclasses import fields, replace
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import ModelError
 from ..labels import LabelMap
@@ -43,19 +44,57 @@ def model_name(model: SegmentationModel) -> str:
     return type(model).__module__.rpartition(".")[2]
 
 
-def create_model(name: str, preset: str = "tiny", *, classes: LabelMap | Iterable[str]) -> SegmentationModel:
+def create_model(
+    name: str, preset: str = "tiny", *, classes: LabelMap | Iterable[str], **changes: Any
+) -> SegmentationModel:
     """A model with random weights.
 
     Args:
         preset: a key of the system's ``PRESETS``.
         classes: the class table, or names.
+        changes: fields of the system's ``Config`` that differ from the preset (`queries=50`).
 
     Raises:
-        ModelError: unknown model or preset.
+        ModelError: unknown model, preset or field.
     """
     module = model_module(name)
     if preset not in module.PRESETS:
         raise ModelError(f"unknown preset of {name}", where=preset, why=f"there are: {', '.join(module.PRESETS)}")
     labels = classes if isinstance(classes, LabelMap) else LabelMap.from_names(classes)
-    model: SegmentationModel = module.Model(module.PRESETS[preset], labels)
+    model: SegmentationModel = module.Model(changed(module.PRESETS[preset], changes), labels)
     return model
+
+
+def changed(config: Any, changes: dict[str, Any]) -> Any:
+    """A system's configuration with some fields changed.
+
+    Raises:
+        ModelError: it has no such field, or the value is of another type than the one it replaces.
+    """
+    known = {field.name: getattr(config, field.name) for field in fields(config)}
+    if unknown := [key for key in changes if key not in known]:
+        why = f"there are: {', '.join(known)}"
+        raise ModelError("the model has no such setting", where=", ".join(unknown), why=why)
+    hints = get_type_hints(type(config))
+    for key, value in changes.items():
+        if not _fits(value, hints[key]):
+            raise ModelError(
+                "a model setting has the wrong type", where=key, why=f"{value!r} is not {_shown(hints[key])}"
+            )
+    return replace(config, **changes)
+
+
+def _shown(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type of a configuration: plain types, tuples, literals and unions."""
+    options = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in options
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, options[0]) for item in value)
+    if options:
+        return any(_fits(value, option) for option in options)
+    return type(value) is hint or (hint is float and type(value) is int)
