@@ -247,9 +247,23 @@ def test_panoptic_against_a_slow_loop_in_any_chunks(seed: int, threshold: float,
 def test_instances_keep_what_is_left_of_them() -> None:
     """Four of five cat pixels in a row are hidden, and two of the same stuff stay two."""
     masks = [columns(0, 4, 0.6), columns(1, 2), columns(3, 4)]
-    result = instance(predicted(masks, [CAT, SKY, SKY], 0.9), BOX, LABELS)
+    prediction = predicted(masks, [CAT, SKY, SKY], 0.9)
+    result = instance(prediction, BOX, LABELS, overlap=0.2)
     assert rows_of(result) == [[1, 2, 2, 3, 3]] * 5
     assert [s.label for s in result] == ["cat", "sky", "sky"]
+    assert instance(prediction, BOX, LABELS, overlap=0.21).classes.tolist() == [SKY, SKY]
+
+
+def test_a_duplicate_is_no_second_instance() -> None:
+    """The second cat is the first one again, a column shorter; both want the same pixels."""
+    prediction = predicted([columns(0, 3, 0.9), columns(0, 4, 0.7)], [CAT, CAT], [0.95, 0.9])
+    assert rows_of(instance(prediction, BOX, LABELS)) == [[1, 1, 1, 1, 0]] * 5
+
+
+def test_the_score_of_an_instance_says_how_sure_its_mask_is() -> None:
+    result = instance(predicted([columns(0, 1, 0.6), columns(3, 4, 0.8)], [CAT, CAT], [0.9, 0.7]), BOX, LABELS)
+    assert result.scores is not None
+    np.testing.assert_allclose(result.scores, [0.9 * 0.6, 0.7 * 0.8], rtol=1e-5)
 
 
 def test_a_fully_hidden_instance_is_no_segment() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -176,6 +176,7 @@ def evaluate(
     model: Name,
     data: Data,
     /,
+    task: Literal["semantic", "instance", "panoptic"] = "semantic",
     split: str | None = None,
     format: str | None = None,
     option: Repeated = (),
@@ -187,6 +188,7 @@ def evaluate(
     Args:
         model: bundled name or checkpoint folder.
         data: data folders.
+        task: semantic (mIoU, Dice, outlines, mattes), instance (mask AP and PQ) or panoptic (PQ).
         split: train, val or test; the first of test, val, all that exists if not given.
         format: data format, found by looking if not given.
         option: of the data's reader as key=value, repeatable; see docs/data.md.
@@ -206,7 +208,7 @@ def evaluate(
     loaded = load(model)
     if mapping := describe_mapping(loaded.labels, dataset.labels):
         print(mapping)
-    scores = run(loaded, dataset, side=side)
+    scores = run(loaded, dataset, task=task, side=side)
     # The file first: whoever reads the table may stop reading.
     if json:
         write_json(json, scores)

@@ -126,10 +126,37 @@ def present_ids(ids: Tensor, count: int) -> list[int]:
 
 
 def instance(
-    prediction: Prediction, letterbox: Letterbox, labels: LabelMap, b: int = 0, *, threshold: float = 0.5
+    prediction: Prediction,
+    letterbox: Letterbox,
+    labels: LabelMap,
+    b: int = 0,
+    *,
+    threshold: float = 0.5,
+    overlap: float = 0.5,
 ) -> Segments:
-    """One segment a confident query; a pixel that several claim goes to the one of highest score x mask."""
-    return panoptic(prediction, letterbox, labels, b, threshold=threshold, overlap=0.0, merge_stuff=False)
+    """One segment a confident query; a pixel that several claim goes to the one of highest score x mask.
+
+    The score of a segment is its class probability x the mean mask probability inside its mask, as in Mask2Former.
+
+    Args:
+        threshold: least class probability of a query.
+        overlap: a query that keeps less than this share of its mask is taken for a duplicate, and dropped.
+    """
+    check_probability("threshold", threshold)
+    check_probability("overlap", overlap)
+    scores, classes, kept = confident(prediction, b, len(labels), threshold)
+    masks = prediction.masks.decode(b, kept).float().sigmoid_()
+    inside = masks > 0.5
+    scores[kept] *= (masks * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+    winner, own, areas = paint(masks, scores[kept], *prediction.masks.positions(b, letterbox.source))
+    survives = (own > 0) & (own >= overlap * areas)
+    return _collect(winner, kept[survives], survives, scores, classes, labels, merge=False)
+
+
+def confident(prediction: Prediction, b: int, count: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Best probability [Q] and class [Q] of every query, and the queries above `threshold` whose class is an object."""
+    scores, classes = prediction.class_logits[b].float().softmax(-1).max(-1)
+    return scores, classes, torch.nonzero((classes < count) & (scores > threshold)).flatten()
 
 
 def panoptic(
@@ -155,30 +182,32 @@ def panoptic(
     """
     check_probability("threshold", threshold)
     check_probability("overlap", overlap)
-    scores, classes = prediction.class_logits[b].float().softmax(-1).max(-1)
-    kept = torch.nonzero((classes < len(labels)) & (scores > threshold)).flatten()
-    winner, own, areas = paint(prediction, b, kept, scores[kept], letterbox.source, covered_only)
+    scores, classes, kept = confident(prediction, b, len(labels), threshold)
+    masks = prediction.masks.decode(b, kept).float().sigmoid_()
+    winner, own, areas = paint(masks, scores[kept], *prediction.masks.positions(b, letterbox.source), covered_only)
     survives = (own > 0) & (own >= overlap * areas)
     return _collect(winner, kept[survives], survives, scores, classes, labels, merge_stuff)
 
 
 def paint(
-    prediction: Prediction, b: int, queries: Tensor, scores: Tensor, size: tuple[int, int], covered_only: bool = True
+    masks: Tensor, scores: Tensor, rows: Tensor, columns: Tensor, covered_only: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give each pixel to the query of highest score x mask probability, if that query's mask covers it.
+    """Give each pixel to the mask of highest score x probability, if that mask covers it.
+
+    Args:
+        masks: probabilities [q, h, w]; overwritten.
+        scores: [q].
+        rows, columns: [H] and [W], where the pixels lie among the cells.
 
     Returns:
-        winner: int32 [H, W], 1 + position in `queries`, 0 where no mask covers the pixel.
+        winner: int32 [H, W], 1 + the mask's number, 0 where no mask covers the pixel.
         own: int64 [q], pixels won and covered.
-        areas: int64 [q], pixels where the query's mask alone is above one half.
+        areas: int64 [q], pixels where the mask alone is above one half.
     """
-    if len(queries) == 0:
-        return (
-            torch.zeros(size, dtype=torch.int32),
-            torch.zeros(0, dtype=torch.int64),
-            torch.zeros(0, dtype=torch.int64),
-        )
-    masks = prediction.masks.decode(b, queries).float().sigmoid_().mul_(scores[:, None, None])
+    if len(masks) == 0:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return torch.zeros((len(rows), len(columns)), dtype=torch.int32), nothing, nothing
+    masks = masks.mul_(scores[:, None, None])
     half = scores / 2
 
     def decide(values: Tensor, chosen: Tensor) -> Tensor:
@@ -187,13 +216,13 @@ def paint(
         # Which query and whether it covers: "nobody" alone would not be a convex set.
         return 2 * (ids + 1) + ((best > half[ids]) if covered_only else 1)
 
-    codes, areas = [], torch.zeros(len(queries), dtype=torch.int64, device=masks.device)
-    for band in bands(masks, *prediction.masks.positions(b, size)):
+    codes, areas = [], torch.zeros(len(masks), dtype=torch.int64, device=masks.device)
+    for band in bands(masks, rows, columns):
         areas += band.count_above(half)
         codes.append(band.decide(decide, contenders))
     code = codes[0] if len(codes) == 1 else torch.cat(codes)
     winner = (code >> 1) * (code & 1)
-    own = torch.bincount(winner.flatten(), minlength=len(queries) + 1)[1:]
+    own = torch.bincount(winner.flatten(), minlength=len(masks) + 1)[1:]
     return winner.cpu(), own.cpu(), areas.cpu()
 
 

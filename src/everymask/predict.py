@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from .model import EncodeOnce, SegmentationModel
 from .models import model_module, model_name
 from .result import Result
 from .transforms import Geometry
-from .types import Batch, Letterbox, Prediction, Prompts
+from .types import Batch, Letterbox, Prediction, Prompts, Segments
 from .user_prompts import check_inside, given_prompts
 
 
@@ -66,6 +67,21 @@ def predict(
         segments = decide(prediction, batch.letterboxes[0], model.labels, **options)
     clock.mark("postprocess")
     return Result(photo, segments, name or _name(image), clock.seconds)
+
+
+def answers(
+    model: SegmentationModel, photo: np.ndarray, tasks: Sequence[tuple[str, dict[str, Any]]], *, side: int | None = None
+) -> list[Segments]:
+    """Segments of several tasks, each with options of its own, from one forward pass.
+
+    Raises:
+        UsageError: the system does not have a task or option.
+    """
+    decisions = [(find_task(model, task, options), model.task_options(task) | options) for task, options in tasks]
+    batch = fit(photo, model.letterbox((photo.shape[0], photo.shape[1]), side), device=device_of(model))
+    prediction = run(model, batch)
+    with torch.no_grad():
+        return [decide(prediction, batch.letterboxes[0], model.labels, **options) for decide, options in decisions]
 
 
 def find_task(model: SegmentationModel, task: str | None, options: dict[str, Any]) -> Any:

@@ -41,7 +41,8 @@ class TrainConfig:
         precision: Fabric's name ("32-true", "bf16-mixed", ...); "auto" is bf16 where the device has it.
         validate_every: steps between validations.
         validate_side: side of validation images; 0 takes `image_side`. Larger where training sees crops.
-        monitor: the validation score that decides what is best.
+        task: what validation scores: "semantic", "instance" or "panoptic".
+        monitor: the validation score that decides what is best ("miou", "foreground_iou", "ap", "pq", ...).
         patience: validations without a better score before an early stop, 0 for none.
         max_val: validation images used, spread over the set, 0 for all.
         log_every: steps between log lines.
@@ -76,6 +77,7 @@ class TrainConfig:
     precision: str = "auto"
     validate_every: int = 500
     validate_side: int = 0
+    task: Literal["semantic", "instance", "panoptic"] = "semantic"
     monitor: str = "miou"
     patience: int = 0
     max_val: int = 0
@@ -119,8 +121,9 @@ class TrainConfig:
             raise UsageError("a setting is out of range", where="start_side", why=f"{self.start_side} is not n x 32")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise UsageError("a setting is out of range", where="scale", why=f"{self.scale} is not 0 < low <= high")
-        if self.targets not in ("semantic", "instance"):
-            raise UsageError("a setting is unknown", where="targets", why=self.targets, fix="semantic or instance.")
+        for name, known in (("targets", ("semantic", "instance")), ("task", ("semantic", "instance", "panoptic"))):
+            if (value := getattr(self, name)) not in known:
+                raise UsageError("a setting is unknown", where=name, why=value, fix=f"{' or '.join(known)}.")
 
     def with_settings(self, settings: list[str]) -> TrainConfig:
         """A copy with ``key=value`` texts applied, each read as its field's type."""

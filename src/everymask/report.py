@@ -20,6 +20,7 @@ from .datasets import Dataset
 from .datasets.base import with_labels
 from .drawing import contact_sheet
 from .errors import UsageError
+from .evaluate import SCORES
 from .files import write_text
 from .image import write_png
 from .model import SegmentationModel
@@ -30,7 +31,7 @@ from .visualize import overlay
 
 T = TypeVar("T")
 SHOWN_IMAGES = 6
-SHOWN_SCORES = ("miou", "foreground_iou", "dice", "boundary_f")
+SHOWN_SCORES = ("miou", "foreground_iou", "dice", "boundary_f", "ap", "ap50", "pq", "sq", "rq")
 
 
 class Report:
@@ -94,7 +95,7 @@ class Report:
         """Write the scores of a validation and draw the curves."""
         flat = {k: v for k, v in scores.items() if isinstance(v, (int, float))}
         self._write({"kind": "validation", "step": step, **flat, "best": improved, "seconds": seconds})
-        shown = "  ".join(f"{name} {scores[name]:.3f}" for name in SHOWN_SCORES)
+        shown = "  ".join(f"{name} {scores[name]:.3f}" for name in SHOWN_SCORES if name in scores)
         self.screen.say(f"step {step}  validation  {shown}{'  best so far' if improved else ''}")
         for name, series in run_curves(read_log(self.out)).items():
             write_png(self.out / f"{name}.png", np.asarray(curves(series, name.replace("_", " "))))
@@ -108,15 +109,16 @@ class Report:
 
     def predictions(self, model: SegmentationModel, val: Dataset, scores: dict[str, Any], side: int) -> None:
         """``validation.png``: truth, prediction and errors, from the worst image to the best."""
-        rows = scores["per_image"]
-        order = sorted(range(len(rows)), key=lambda index: np.nan_to_num(rows[index]["foreground_iou"], nan=1.0))
+        rows, task = scores["per_image"], self.config.task
+        leading = SCORES[task].leading
+        order = sorted(range(len(rows)), key=lambda index: np.nan_to_num(rows[index][leading], nan=1.0))
         count = min(SHOWN_IMAGES, len(order))
         chosen = [order[n * (len(order) - 1) // max(1, count - 1)] for n in range(count)]
         sheet = []
         for index in chosen:
             sample = val[index]
-            found = predict(model, sample.image, task="semantic", side=side).segments
-            caption = f"{sample.name}  IoU {rows[index]['foreground_iou']:.2f}"
+            found = predict(model, sample.image, task=task, side=side).segments
+            caption = f"{sample.name}  {leading.replace('_', ' ')} {rows[index][leading]:.2f}"
             sheet.append((caption, sample.image, with_labels(sample.segments, val.labels, model.labels), found))
         write_png(self.out / "validation.png", np.asarray(comparison(sheet)))
 
@@ -173,7 +175,7 @@ def run_curves(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[flo
     val = [row for row in rows if row["kind"] == "validation"]
     terms = [name for name in (train[0] if train else {}) if name in ("loss", "class", "mask", "dice", "box")]
     found = {"loss": {name: _series(train, name) for name in terms}}
-    found["scores"] = {name: _series(val, name) for name in SHOWN_SCORES}
+    found["scores"] = {name: series for name in SHOWN_SCORES if (series := _series(val, name))}
     return {name: series for name, series in found.items() if any(series.values())}
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 SCORES = (
     "foreground_iou", "miou", "dice", "boundary_f", "pixel_accuracy", "sad", "mse", "mad", "grad", "conn",
+    "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "pq", "sq", "rq", "pq_things", "pq_stuff",
 )  # fmt: skip
 
 
@@ -28,8 +29,12 @@ def print_scores(scores: dict[str, Any]) -> None:
     overall = [[name, f"{scores[name]:.4f}"] for name in SCORES if name in scores]
     print_table(["score", f"{scores['images']} images"], overall)
     columns = list(next(iter(scores["per_class"].values()), {}))
-    rows = [[name, *(f"{row[c]:.4f}" for c in columns)] for name, row in scores["per_class"].items()]
+    rows = [[name, *(_figure(row[c]) for c in columns)] for name, row in scores["per_class"].items()]
     print_table(["class", *columns], rows)
+
+
+def _figure(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 @contextmanager

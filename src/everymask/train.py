@@ -62,7 +62,7 @@ def train(
     check_classes(model.labels, dataset.labels, "training data")
     if val is not None:
         check_classes(model.labels, val.labels, "validation data")
-        check_monitor(config.monitor, model.labels)
+        check_monitor(config.monitor, config.task, model.labels)
     side = config.image_side or model.config.image_side
     if side % 32:
         raise UsageError("a setting is out of range", where="image_side", why=f"{side} is not n x 32")
@@ -98,7 +98,7 @@ def _validate(run: Run, val: Dataset | None, report: Report) -> None:
     start = time.perf_counter()
     averaged = run.averaged.eval()
     side = run.config.validate_side or run.config.image_side or run.model.config.image_side
-    scores = evaluate(averaged, val, side=side)
+    scores = evaluate(averaged, val, task=run.config.task, side=side)
     run.judge(scores)
     report.validation(run.step, scores, run.improved, time.perf_counter() - start)
     report.predictions(averaged, val, scores, side)
