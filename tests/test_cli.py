@@ -28,6 +28,7 @@ from everymask.image import read_image, write_png
 from everymask.models import create_model
 from everymask.overfit import learn_step
 from everymask.transforms import Geometry, collate
+from tests.folders import write
 from tests.scenes import LABELS, mask_values, scene, write_dataset
 
 SCRIPT = Path(sys.executable).with_name("everymask")
@@ -259,6 +260,20 @@ def test_seed_may_be_given_both_ways(everymask: Command, root: Path, tmp_path: P
     weights = [(tmp_path / name / "last" / "model.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
     assert read_card(tmp_path / "a" / "last")["recipe"]["seed"] == 5
+
+
+def test_instances_without_splits_train_and_score_on_what_is_held_out(everymask: Command, tmp_path: Path) -> None:
+    root = write(tmp_path / "cells", {f"c{n}": np.kron(np.diag([1, 2, 3, 4]), np.ones((16, 16), int)).astype(np.uint8) for n in range(9)},
+                 kind="instances")  # fmt: skip
+    settings = [*QUICK, "--set", "task=instance", "--set", "monitor=ap", "--set", "targets=instance"]
+    out = tmp_path / "run"
+    done = everymask("train", "maskformer", root, "--out", out, "--hold-out", 3, *settings)
+    assert done.code == 0, done.err
+    trained, held = map(int, re.search(r"(\d+) training images, (\d+) for validation", done.out).groups())  # type: ignore[union-attr]
+    assert trained + held == 9
+    scored = everymask("evaluate", out, root, "--task", "instance", "--hold-out", 3, "--side", 64)
+    assert f"{held} images" in scored.out
+    assert "pq_things" in scored.out
 
 
 def test_evaluate_finds_the_split_to_score(everymask: Command, model: Path, root: Path) -> None:
@@ -547,6 +562,10 @@ def test_other_settings_in_the_same_folder(everymask: Command, root: Path, tmp_p
     ("arguments", "message"),
     [
         (["evaluate", "{model}", "{root}", "--split", "nope"], "no such split: {root} (asked for nope, there are: "),
+        (
+            ["evaluate", "{model}", "{root}", "--hold-out", "3"],
+            "the data have splits of their own: --hold-out 3 (this is",
+        ),
         (["evaluate", "nonsense", "{root}"], "no model found: nonsense."),
         (["overfit", "unet"], "unknown model: unet"),
         (["overfit", "hybrid", "one.png"], "overfit takes an image and its mask, or nothing: one.png."),

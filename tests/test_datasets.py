@@ -14,12 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
-from everymask.datasets import Concat, Dataset, Subset, find_format, open_dataset, open_datasets, open_where_split
+from everymask.datasets import (
+    Concat,
+    Dataset,
+    Subset,
+    find_format,
+    hold_out,
+    open_dataset,
+    open_datasets,
+    open_where_split,
+)
 from everymask.datasets.folder import Folder
 from everymask.datasets.instances import Instances
 from everymask.datasets.loader import Batches, training_batches
 from everymask.datasets.pets import Pets, assigned_splits
-from everymask.errors import DataError, EverymaskError, ImageError
+from everymask.errors import DataError, EverymaskError, ImageError, UsageError
 from everymask.labels import Label, LabelMap
 from everymask.recipe import TrainConfig
 from everymask.types import VOID, Batch, Sample, Segments
@@ -542,6 +551,35 @@ def test_subset_keeps_the_order_asked_for() -> None:
     assert some.files(1) == (Path("drawn/horse0"),)
     assert some.labels == SECOND.labels
     assert len(Subset(SECOND, [])) == 0
+
+
+class Named(Dataset):
+    """Samples that have nothing but names."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.root, self.split, self.names, self.labels = Path("named"), "", names, SECOND.labels
+
+    def __getitem__(self, index: int) -> Sample:
+        raise NotImplementedError
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return ()
+
+
+def test_what_is_held_out_depends_on_names_alone() -> None:
+    names = [f"n{n}" for n in range(60)]
+    train, val = hold_out(Named(names), 4)
+    assert sorted([*train.names, *val.names]) == sorted(names)
+    assert 8 <= len(val) <= 22
+    fewer = [name for name in reversed(names) if name != "n7"]
+    assert set(hold_out(Named(fewer), 4)[1].names) == set(val.names) - {"n7"}
+
+
+def test_too_little_to_hold_out() -> None:
+    with pytest.raises(DataError, match=r"too few samples to hold some out: .* \(there are 1\)"):
+        hold_out(Named(["a"]), 5)
+    with pytest.raises(UsageError, match=r"a setting is out of range: hold-out \(1 is below 2\)"):
+        hold_out(Named(["a", "b"]), 1)
 
 
 # --- loader ----------------------------------------------------------------------------------------------------------

@@ -123,10 +123,12 @@ def train(
     preset: str = "small",
     weights: str | None = None,
     config: Repeated = (),
+    freeze: str | None = None,
     set: Repeated = (),
     format: str | None = None,
     option: Repeated = (),
     quarantine: Path | None = None,
+    hold_out: int | None = None,
     seed: int = 0,
     allow_change: bool = False,
 ) -> None:
@@ -139,10 +141,12 @@ def train(
         preset: size of the model.
         weights: bundled name or checkpoint folder to start from (fine-tuning); random weights if not given.
         config: a field of the model's configuration that differs from the preset, as key=value, repeatable.
+        freeze: parts that do not learn, separated by commas: submodules, or a group that the system names (detector).
         set: a training setting as key=value, repeatable.
         format: data format, found by looking if not given.
         option: of the data's reader as key=value, repeatable; see docs/data.md.
         quarantine: list of samples to leave out, as `everymask check --quarantine` writes it.
+        hold_out: for data without splits: keep about one sample in this many for validation, chosen by its name.
         seed: of weights, order and augmentation.
         allow_change: resume although the settings differ from those the run was started with.
     """
@@ -154,12 +158,15 @@ def train(
     from .models import create_model, model_module
     from .train import train as run
 
-    settings = model_module(model).RECIPE.with_settings([f"seed={seed}", *set])
+    parts = [f"freeze={freeze}"] if freeze else []
+    settings = model_module(model).RECIPE.with_settings([f"seed={seed}", *parts, *set])
     changes = _model_settings(config)
     folders = _folders(data, format, option)
     if quarantine:
         folders = leave_out(folders, quarantine)
     dataset, val = _opened(folders, "train"), join_split(folders, "val")
+    if hold_out is not None:
+        dataset, val = _held_out(dataset, hold_out)
     if quarantine:
         print(f"{quarantine}: {left_out(dataset)} training images and {left_out(val)} for validation left out")
     print(f"{len(dataset)} training images, {len(val) if val else 0} for validation; {', '.join(dataset.labels.names)}")
@@ -180,6 +187,7 @@ def evaluate(
     split: str | None = None,
     format: str | None = None,
     option: Repeated = (),
+    hold_out: int | None = None,
     side: int | None = None,
     json: Path | None = None,
 ) -> None:
@@ -192,6 +200,7 @@ def evaluate(
         split: train, val or test; the first of test, val, all that exists if not given.
         format: data format, found by looking if not given.
         option: of the data's reader as key=value, repeatable; see docs/data.md.
+        hold_out: score only the samples that `everymask train` with the same number held out.
         side: input size in pixels instead of the model's own.
         json: also write everything to this file, with a row for every image.
     """
@@ -205,6 +214,8 @@ def evaluate(
     wanted = [split] if split else ["test", "val"]
     chosen = next((name for name in wanted if any(name in folder.splits for folder in folders)), split or "")
     dataset = _opened([folder for folder in folders if chosen in folder.splits] or folders, chosen)
+    if hold_out is not None:
+        dataset = _held_out(dataset, hold_out)[1]
     loaded = load(model)
     if mapping := describe_mapping(loaded.labels, dataset.labels):
         print(mapping)
@@ -408,6 +419,16 @@ def _opened(folders: list[DataFolder], split: str) -> Dataset:
     for folder, part in zip(folders, parts, strict=True):
         print(f"{folder.root}: {folder.format} ({folder.why}), {len(part)} images")
     return join(parts)
+
+
+def _held_out(dataset: Dataset, every: int) -> tuple[Dataset, Dataset]:
+    """Samples to train on and to validate on, of data that have no splits."""
+    from .datasets import hold_out
+
+    if dataset.split:
+        why = f"this is {dataset.split}"
+        raise UsageError("the data have splits of their own", where=f"--hold-out {every}", why=why, fix="Leave it out.")
+    return hold_out(dataset, every)
 
 
 def _results(

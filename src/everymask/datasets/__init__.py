@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import DataError, UsageError
-from .base import Concat, Dataset, Subset, leaving_out
+from .base import Concat, Dataset, Subset, hold_out, leaving_out
 from .quarantine import Quarantine, read_quarantine
 
 FORMATS = (
@@ -29,6 +29,7 @@ __all__ = [
     "Subset",
     "find_folders",
     "find_format",
+    "hold_out",
     "join",
     "join_split",
     "leave_out",

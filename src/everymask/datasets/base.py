@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from ..image import read_image, read_mask
 from ..labels import LabelMap
 from ..types import VOID, Sample, Segments
@@ -169,6 +170,24 @@ class Subset(Dataset):
 
     def files(self, index: int) -> tuple[Path, ...]:
         return self.base.files(self.indices[index])
+
+
+def hold_out(dataset: Dataset, every: int) -> tuple[Subset, Subset]:
+    """Samples to train on, and about one in `every` to validate on, for data that come without splits.
+
+    A sample's name alone decides, so adding or removing others moves none of them.
+
+    Raises:
+        UsageError: `every` is below 2.
+        DataError: one side would be empty.
+    """
+    if every < 2:
+        raise UsageError("a setting is out of range", where="hold-out", why=f"{every} is below 2")
+    held = [zlib.crc32(name.encode("utf-8", "surrogateescape")) % every == 0 for name in dataset.names]
+    if all(held) or not any(held):
+        raise DataError("too few samples to hold some out", where=dataset.root, why=f"there are {len(held)}")
+    parts = [Subset(dataset, [n for n, one in enumerate(held) if one == wanted]) for wanted in (False, True)]
+    return parts[0], parts[1]
 
 
 class Concat(Dataset):
