@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_mask_loss_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mask_loss, "peak_memory", in_this_process)
     rows = mask_loss.rows(mask_loss.SMALL, rounds=1)
     check_fields(rows)
-    assert [row.unit for row in rows] == ["s", "MiB"] * 2
+    assert [row.unit for row in rows] == ["s", "MiB"] * 4
     assert all(row.peer is not None and row.peer > 0 for row in rows)
     assert prepared[0] is mask_loss.ours
     assert prepared[-1] is mask_loss.peer
@@ -77,6 +78,9 @@ def test_both_sides_of_the_mask_loss_do_the_same_work() -> None:
     # Points against all pixels: not the same number, but of the same thing.
     assert losses[0] == pytest.approx(losses[1], rel=0.2)
     assert (ours(), peer()) == losses
+    several = dataclasses.replace(mask_loss.SMALL, layers=3)
+    losses = mask_loss.ours(several)(), mask_loss.peer(several)()
+    assert losses[0] == pytest.approx(losses[1], rel=0.2)
 
 
 def test_the_truth_of_the_mask_loss_has_no_gaps() -> None:

@@ -15,6 +15,35 @@ from ..types import Letterbox
 Size = tuple[int, int]
 
 
+class PixelMap:
+    """Pixel embeddings [B, D, h, w], shared by all decoder layers.
+
+    Training asks all layers about the same points. Sampling takes most of the time of a loss on points, so the last
+    samples are kept.
+    """
+
+    def __init__(self, pixels: Tensor) -> None:
+        self._pixels = pixels
+        self._points: Tensor | None = None
+        self._samples: Tensor | None = None
+
+    @property
+    def pixels(self) -> Tensor:
+        """[B, D, h, w] over the whole canvas."""
+        return self._pixels
+
+    @property
+    def size(self) -> Size:
+        """(h, w)."""
+        return self._pixels.shape[-2], self._pixels.shape[-1]
+
+    def at(self, points: Tensor, letterboxes: Sequence[Letterbox], canvas: Size) -> Tensor:
+        """[B, D, P] at canvas points [B, P, 2]."""
+        if self._samples is None or self._points is not points:
+            self._points, self._samples = points, sample_features(self.pixels, points, letterboxes, canvas)
+        return self._samples
+
+
 class QueryPixelMasks:
     """Mask logits as inner products of query and pixel embeddings, computed only where asked for.
 
@@ -23,17 +52,25 @@ class QueryPixelMasks:
 
     Args:
         queries: [B, Q, D].
-        pixels: [B, D, h, w] over the whole canvas.
+        pixels: [B, D, h, w] over the whole canvas; a `PixelMap` where several decoder layers share it.
         letterboxes: one an image; they say how much of the canvas is content.
     """
 
-    def __init__(self, queries: Tensor, pixels: Tensor, letterboxes: Sequence[Letterbox], canvas: Size) -> None:
-        self.queries, self.pixels = queries, pixels
+    def __init__(
+        self, queries: Tensor, pixels: Tensor | PixelMap, letterboxes: Sequence[Letterbox], canvas: Size
+    ) -> None:
+        self.queries = queries
+        self.map = pixels if isinstance(pixels, PixelMap) else PixelMap(pixels)
         self.letterboxes, self.canvas = letterboxes, canvas
+
+    @property
+    def pixels(self) -> Tensor:
+        """[B, D, h, w]."""
+        return self.map.pixels
 
     def sample(self, points: Tensor) -> Tensor:
         """[B, Q, P] at canvas points [B, P, 2]."""
-        return self.queries @ sample_features(self.pixels, points, self.letterboxes, self.canvas)
+        return self.queries @ self.map.at(points, self.letterboxes, self.canvas)
 
     def decode(self, b: int, queries: Tensor, size: Size | None = None) -> Tensor:
         """[q, H, W]: the content of image `b` at `size`."""
@@ -55,10 +92,11 @@ class QueryPixelMasks:
 
     @property
     def _stride(self) -> tuple[float, float]:
-        return self.canvas[0] / self.pixels.shape[-2], self.canvas[1] / self.pixels.shape[-1]
+        height, width = self.map.size
+        return self.canvas[0] / height, self.canvas[1] / width
 
 
-class ProjectedPixels:
+class ProjectedPixels(PixelMap):
     """Pixel embeddings that a last convolution makes from features: as a map for training, or not at all.
 
     An inner product with what a convolution makes is itself a convolution, with one kernel a query. For the few
@@ -70,6 +108,7 @@ class ProjectedPixels:
     """
 
     def __init__(self, features: Tensor, projection: nn.Conv2d) -> None:
+        super().__init__(features)  # Of the same size as what the projection makes of them.
         self.features, self.projection = features, projection
 
     @cached_property
@@ -100,17 +139,8 @@ class ProjectedMasks(QueryPixelMasks):
     def __init__(
         self, queries: Tensor, source: ProjectedPixels, letterboxes: Sequence[Letterbox], canvas: Size
     ) -> None:
-        self.queries, self.source = queries, source
-        self.letterboxes, self.canvas = letterboxes, canvas
-
-    @property
-    def pixels(self) -> Tensor:  # type: ignore[override]
-        return self.source.pixels
-
-    @property
-    def _stride(self) -> tuple[float, float]:
-        height, width = self.source.features.shape[-2:]
-        return self.canvas[0] / height, self.canvas[1] / width
+        super().__init__(queries, source, letterboxes, canvas)
+        self.source = source
 
     def _product(self, b: int, queries: Tensor) -> Tensor:
         if len(queries) < self.queries.shape[-1]:

@@ -25,7 +25,7 @@ from ..encoders.darknet import DarkNet
 from ..labels import LabelMap
 from ..layers.conv import ConvBlock, keep_valid
 from ..layers.fpn import ConcatFPN
-from ..layers.masks import QueryPixelMasks
+from ..layers.masks import PixelMap, QueryPixelMasks
 from ..layers.normalize import Normalize
 from ..layers.param_groups import param_groups
 from ..layers.position import sine_position
@@ -133,7 +133,7 @@ class Model(SegmentationModel):
         images = keep_valid(self.normalize(batch.images), valid)
         pyramid = self.fpn(self.encoder(images, valid)[self.skip :], valid)
         tokens = keep_valid(self.patchify(pyramid[1 - self.skip]), valid)
-        pixels = self.pixel_proj(tokens if self.skip else pyramid[0])
+        pixels = PixelMap(self.pixel_proj(tokens if self.skip else pyramid[0]))
         *aux, last = (self._heads(x, pixels, batch) for x in self._decode(tokens, valid))
         return Prediction(last.class_logits, last.masks, aux=tuple(aux))
 
@@ -151,7 +151,7 @@ class Model(SegmentationModel):
             states.append(x)
         return states
 
-    def _heads(self, x: Tensor, pixels: Tensor, batch: Batch) -> Prediction:
+    def _heads(self, x: Tensor, pixels: PixelMap, batch: Batch) -> Prediction:
         masks = QueryPixelMasks(self.query_proj(x), pixels, batch.letterboxes, batch.size)
         return Prediction(self.class_head(x), masks)
 
