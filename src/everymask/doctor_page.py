@@ -43,7 +43,7 @@ FINDING_STYLE = """
 h2 code { font-size: 1rem; } ul { margin: 8px 0; padding-left: 20px; }
 dl { margin: 8px 0; } dt { color: var(--quiet); font-size: .85rem; } dd { margin: 0 0 6px; }
 .bar { display: inline-block; height: .7em; border-radius: 3px; background: var(--link); vertical-align: middle; }
-td:nth-child(2) { text-align: left; }
+th:nth-child(2), td:nth-child(2) { text-align: left; }
 img.zoom { image-rendering: pixelated; }
 """
 
