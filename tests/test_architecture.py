@@ -27,14 +27,16 @@ ROOT = "everymask"
 
 # A module may import from its own layer and from those above it in this list. A folder counts as one name.
 LAYERS = [
-    {"errors", "files", "labels", "types", "recipe"},
-    {"image", "transforms", "losses", "upsample", "postprocess", "metrics", "prompts", "layers"}
-    | {"affine", "resample", "augment", "prompt_files", "user_prompts", "features"}
+    {"errors", "files", "manifest", "interrupts", "labels", "types", "recipe"},
+    {"image", "transforms", "boxes", "losses", "upsample", "postprocess", "metrics", "prompts", "layers"}
+    | {"affine", "resample", "augment", "prompt_files", "prompt_reader", "user_prompts", "features"}
+    | {"clicks", "prompt_criterion", "prompted", "automatic", "frames", "feature_store"}
     | {"drawing", "maps", "visualize", "compare", "charts", "save", "result", "model"},
-    {"matcher", "criterion", "encoders", "datasets"},
+    {"matcher", "criterion", "class_criterion", "vocabulary", "encoders", "datasets"},
     {"models"},
-    {"predict", "published", "checkpoint", "trace", "tiling"},
-    {"evaluate", "report", "train", "overfit", "gallery", "doctor_text", "doctor_page", "demo", "export", "cluster"},
+    {"predict", "published", "checkpoint", "run_folder", "trace", "tiling"},
+    {"evaluate", "report", "train", "overfit", "gallery", "doctor_text", "doctor_page", "demo", "export", "cluster"}
+    | {"prompted_evaluation"},
     {"cli", "tables", "web"},
 ]
 MAX_LINES = 500

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from everymask import checkpoint
 from everymask.checkpoint import (
     bundled_models,
-    find_training,
     load,
     load_training,
     model_json,
@@ -53,8 +52,15 @@ def saved(model: SegmentationModel, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
+def whole(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+@pytest.fixture
+def folder(whole: Path) -> Path:
+    """Without its manifest, which would tell every change before anything else could."""
+    (whole / "manifest.json").unlink()
+    return whole
 
 
 def change_card(folder: Path, **entries: Any) -> None:
@@ -96,11 +102,11 @@ def test_description_is_the_same_before_and_after_json(model: SegmentationModel)
     assert json.loads(json.dumps(model_json(model))) == model_json(model)
 
 
-def test_saving_twice_gives_the_same_bytes(model: SegmentationModel, folder: Path, saved: Path) -> None:
-    before = listing(folder)
-    save(model, folder, extra={"licence": "CC0-1.0"})
-    assert listing(folder) == before
-    assert oct(folder.stat().st_mode) == oct(saved.stat().st_mode)
+def test_saving_twice_gives_the_same_bytes(model: SegmentationModel, whole: Path, saved: Path) -> None:
+    before = listing(whole)
+    save(model, whole, extra={"licence": "CC0-1.0"})
+    assert listing(whole) == before
+    assert oct(whole.stat().st_mode) == oct(saved.stat().st_mode)
 
 
 def test_half_precision_halves_the_matrices(model: SegmentationModel, saved: Path, tmp_path: Path) -> None:
@@ -115,7 +121,14 @@ def test_half_precision_halves_the_matrices(model: SegmentationModel, saved: Pat
 
 def test_training_state_there_and_back(folder: Path) -> None:
     tensors = {"a": torch.randn(3, 4).T, "steps": torch.tensor(7)}
-    progress = {"step": 7, "best": {"miou": 0.25}, "waited": 1, "config": {"lr": 1e-3}, "model": {"schema": 1}}
+    progress = {
+        "step": 7,
+        "validated": 6,
+        "best": {"miou": 0.25},
+        "waited": 1,
+        "config": {"lr": 1e-3},
+        "model": {"schema": 1},
+    }
     save_training(folder, tensors, progress)
     found, read = load_training(folder)
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
@@ -181,10 +194,6 @@ def test_killed_while_saving_the_folder_is_found_again(folder: Path, renamed: in
     assert [p.name for p in folder.parent.iterdir()] == ["copy"]
 
 
-def test_a_new_run_has_nothing_to_resume(tmp_path: Path) -> None:
-    assert find_training(tmp_path / "none") is None
-
-
 def test_a_folder_of_other_things_is_never_replaced(model: SegmentationModel, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("precious")
@@ -196,7 +205,7 @@ def test_a_folder_of_other_things_is_never_replaced(model: SegmentationModel, tm
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     replace_folder(tmp_path, lambda folder: (folder / "model.json").touch())
-    assert listing(tmp_path) == {"model.json": b""}
+    assert set(listing(tmp_path)) == {"model.json", "manifest.json"}
 
 
 # ---- damage ----
@@ -234,6 +243,19 @@ def test_damaged_weights_are_refused(folder: Path, checksum: bool) -> None:
     assert refused == 100 if checksum else refused > 50
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "manifest.json"])
+def test_every_changed_byte_is_found(whole: Path, name: str) -> None:
+    data, rng = (whole / name).read_bytes(), random.Random(0)
+    for _ in range(40):
+        changed = bytearray(data)
+        changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        (whole / name).write_bytes(changed)
+        with pytest.raises(CheckpointError, match=r"the checkpoint is damaged: .*(was changed|is damaged)"):
+            load(whole)
+    (whole / name).write_bytes(data)
+    load(whole)
+
+
 def test_damaged_cards_are_refused_or_harmless(folder: Path) -> None:
     path = folder / "model.json"
     data, refused = path.read_bytes(), 0
@@ -245,7 +267,9 @@ def test_damaged_cards_are_refused_or_harmless(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["training.safetensors", "training.json"])
 def test_damaged_training_state_is_refused(folder: Path, name: str) -> None:
-    save_training(folder, {"a": torch.arange(9.0)}, dict.fromkeys(("step", "best", "waited", "config", "model"), 0))
+    save_training(
+        folder, {"a": torch.arange(9.0)}, dict.fromkeys(("step", "validated", "best", "waited", "config", "model"), 0)
+    )
     data, refused = (folder / name).read_bytes(), 0
     for seed in range(50):
         (folder / name).write_bytes(mutated(data, random.Random(seed)))

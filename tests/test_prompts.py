@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -452,6 +453,7 @@ def test_a_line_says_all_of_a_sample(tmp_path: Path) -> None:
     head, line, end = (tmp_path / "a.json").read_text().splitlines()
     assert json.loads(line) == {
         "name": "one",
+        "photo": hashlib.blake2b(bytes(36), digest_size=8).hexdigest(),
         "size": [3, 4],
         "objects": [{"class": "dog", "area": 4, "box": [0, 0, 1, 1]}],
         "points": [[0, 0], [1, 1], [0, 0]],

@@ -23,7 +23,7 @@ from torch import Tensor
 from everymask.checkpoint import load
 from everymask.datasets import Dataset, Subset, open_dataset, open_datasets
 from everymask.datasets.loader import Batches, training_batches
-from everymask.errors import DataError, TrainingError, UsageError
+from everymask.errors import CheckpointError, DataError, TrainingError, UsageError
 from everymask.image import read_image, write_png
 from everymask.labels import LabelMap
 from everymask.model import SegmentationModel
@@ -31,6 +31,7 @@ from everymask.models import create_model
 from everymask.predict import predict
 from everymask.recipe import TrainConfig
 from everymask.report import read_log
+from everymask.run_folder import RunFolder
 from everymask.train import Run, rate_factor, spread, train
 from everymask.types import Batch
 from tests.scenes import LABELS, mask_values, scene, write_dataset, write_scenes
@@ -234,31 +235,137 @@ def test_interrupted_and_resumed_it_ends_the_same(
     assert [row["loss"] for row in train_rows(tmp_path)] == [row["loss"] for row in train_rows(uninterrupted)]
 
 
-def stop_at_rename(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """A save renames twice for ``best``, then twice for ``last``; only once each where there is nothing yet."""
+def stop_at_call(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """A save renames its folder, then replaces `best` and `last`: stop before one of these."""
 
-    def rename(source: Any, target: Any) -> None:
+    def call(source: Any, target: Any) -> None:
+        if Path(target).parent.name != "checkpoints" and name == "rename":
+            return real(source, target)
+        if name == "replace" and Path(target).name not in ("best", "last"):
+            return real(source, target)
         if next(calls) == number:
             raise KeyboardInterrupt
-        real(source, target)
+        return real(source, target)
 
-    real, calls = os.rename, iter(range(1, 100))
-    monkeypatch.setattr(os, "rename", rename)
+    real, calls = getattr(os, name), iter(range(1, 100))
+    monkeypatch.setattr(os, name, call)
 
 
-@pytest.mark.parametrize("number", [3, 4, 5, 6])
+@pytest.mark.parametrize(("name", "number"), [("rename", 2), ("replace", 3), ("replace", 4)])
 def test_stopped_while_saving_it_ends_the_same(
-    uninterrupted: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    uninterrupted: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
 ) -> None:
-    """At each step of the second save."""
+    """At each point of the second save."""
     with monkeypatch.context() as patch:
-        stop_at_rename(patch, number)
+        stop_at_call(patch, name, number)
         with pytest.raises(KeyboardInterrupt):
             run(root, tmp_path)
     assert load(tmp_path / "last").card["step"] == 2
     run(root, tmp_path)
     assert weights(tmp_path) == weights(uninterrupted)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "last", "log.jsonl", "samples.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("best", "checkpoints", "last", "lock", "log.jsonl", "samples.png")
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["step", "validation"])
+def test_a_signal_finishes_the_step_and_saves(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, moment: str
+) -> None:
+    """At a step or in a validation; afterwards the run ends as if nothing had been."""
+    val = open_dataset(root, "val")
+    run(root, tmp_path / "whole", val=val)
+    with monkeypatch.context() as patch:
+        if moment == "step":
+            raise_at(patch, Run, "train_step", 3, number)
+        else:
+            raise_at(patch, Run, "judge", 2, number)  # Too late for this validation, which counts.
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as stopped:
+            run(root, tmp_path / "stopped", val=val)
+    assert number == signal.SIGINT or stopped.value.code == 143
+    assert load(tmp_path / "stopped" / "last").card["step"] == (3 if moment == "step" else 4)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    run(root, tmp_path / "stopped", val=val)
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+    rows = [[(row["kind"], row["step"]) for row in read_log(tmp_path / name)] for name in ("stopped", "whole")]
+    assert rows[0] == rows[1]
+
+
+def raise_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, number: signal.Signals) -> None:
+    """Send this process a signal in the course of a method's call number `call`."""
+    real, calls = getattr(owner, name), iter(range(1, 1000))
+
+    def method(*arguments: Any) -> Any:
+        if next(calls) == call:
+            signal.raise_signal(number)
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, name, method)
+
+
+def test_a_validation_broken_off_by_a_signal_is_made_up_for(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    val = open_dataset(root, "val")
+    _, expected = run(root, tmp_path / "whole", val=val, validate_every=3)
+    with monkeypatch.context() as patch:
+        raise_at(patch, sys.modules["everymask.evaluate"], "with_labels", 1, signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            run(root, tmp_path / "stopped", val=val, validate_every=3)
+    assert not [row for row in read_log(tmp_path / "stopped") if row["kind"] == "validation"]
+    _, found = run(root, tmp_path / "stopped", val=val, validate_every=3)
+    assert found == expected
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    uninterrupted: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            run(root, tmp_path)
+    newest = tmp_path / "checkpoints" / "00000004"
+    with (newest / "training.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    run(root, tmp_path)
+    assert weights(tmp_path) == weights(uninterrupted)
+    (row,) = [row for row in read_log(tmp_path) if row["kind"] == "damaged"]
+    assert row["step"] == 2
+    assert row["checkpoints"][0].startswith("00000004: training.safetensors has 1,000 of ")
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_overwritten(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path, steps=2)
+    for path in tmp_path.glob("checkpoints/*/model.json"):
+        path.write_text("{}")
+    before = listing(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint of this run is whole: .* \(00000002: model\.json has 2 of"
+    ):
+        run(root, tmp_path, steps=2)
+    assert listing(tmp_path) == before
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_second_training_in_the_same_folder_is_refused(root: Path, tmp_path: Path) -> None:
+    with RunFolder(tmp_path).locked():
+        message = rf"another training runs in this folder: .* \(process {os.getpid()} holds .*lock\)\. Wait for it"
+        with pytest.raises(TrainingError, match=message):
+            run(root, tmp_path)
+    run(root, tmp_path, steps=1)
+
+
+def test_the_newest_checkpoints_and_the_best_stay(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "judge", lambda self, scores: setattr(self, "improved", self.step == 2))
+    run(root, tmp_path, val=open_dataset(root, "val"), steps=6, validate_every=1, keep=2)
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert names == ["00000002", "00000005", "00000006"]
+    assert (tmp_path / "best").resolve().name == "00000002"
+    assert (tmp_path / "last").resolve().name == "00000006"
 
 
 @pytest.mark.faults
@@ -423,7 +530,7 @@ def test_stops_when_nothing_gets_better(
     assert [row["step"] for row in train_rows(tmp_path)] == list(range(1, stopped + 1))
 
 
-@pytest.mark.parametrize("number", [4, 5])
+@pytest.mark.parametrize("number", [3, 4])
 def test_stopped_while_saving_the_best_is_the_best(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores_in_order: Any, number: int
 ) -> None:
@@ -431,7 +538,7 @@ def test_stopped_while_saving_the_best_is_the_best(
     settings = {"steps": 3, "validate_every": 1, "batch_size": 2, "val": open_dataset(root, "val")}
     scores_in_order([0.5, 0.9])
     with monkeypatch.context() as patch:
-        stop_at_rename(patch, number)
+        stop_at_call(patch, "replace", number)
         with pytest.raises(KeyboardInterrupt):
             run(root, tmp_path, **settings)
     scores_in_order([0.9, 0.1])

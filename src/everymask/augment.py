@@ -24,6 +24,7 @@ def random_geometry(
     scale: tuple[float, float] = (1.0, 1.0),
     flip: float = 0.0,
     stretch: float = 0.1,
+    squash: bool = False,
     flip_vertical: float = 0.0,
     rotate90: float = 0.0,
     angle: float = 0.0,
@@ -37,6 +38,7 @@ def random_geometry(
         scale: size of the photo relative to one that just fits; above 1 a random window is cut.
         flip: probability of a flip left to right.
         stretch: the two axes differ by up to this factor.
+        squash: a photo that just fits fills the canvas, whatever its aspect ratio.
         flip_vertical: probability of a flip upside down.
         rotate90: probability of one to three quarter turns.
         angle: largest turn besides, to either side, in degrees.
@@ -50,7 +52,9 @@ def random_geometry(
         quarters = int(rng.integers(1, 4)) if rotate90 and rng.random() < rotate90 else 0
         # Draws that are switched off take no random numbers: a new option leaves the views of old settings alone.
         turn, tilt = (rng.uniform(-most, most) if most else 0.0 for most in (angle, shear))
-        window, content = _random_window(source[::-1] if quarters % 2 else source, side, rng, scale, stretch)
+        size = source[::-1] if quarters % 2 else source
+        fitted = (side / size[0], side / size[1]) if squash else (side / max(size),) * 2
+        window, content = _random_window(size, fitted, side, rng, scale, stretch)
         mirrored = bool(rng.random() < flip)
         upside_down = bool(flip_vertical and rng.random() < flip_vertical)
         if quarters or turn or tilt or upside_down:
@@ -65,14 +69,18 @@ def random_geometry(
 
 
 def _random_window(
-    size: tuple[int, int], side: int, rng: np.random.Generator, scale: tuple[float, float], stretch: float
+    size: tuple[int, int],
+    fitted: tuple[float, float],
+    side: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float],
+    stretch: float,
 ) -> tuple[Box, tuple[int, int]]:
-    """A window of a photo of `size` (H, W), and its (H, W) on the canvas."""
-    low, high = np.log(scale[0]), np.log(scale[1])
-    fitted = side / max(size) * np.exp(rng.uniform(low, high))
+    """A window of a photo of `size` (H, W), and its (H, W) on the canvas. `fitted`: scales (y, x) at which it fits."""
+    zoom = np.exp(rng.uniform(np.log(scale[0]), np.log(scale[1])))
     ratio = np.exp(rng.uniform(-stretch, stretch) / 2)
-    y0, y1, height = _span(size[0], fitted * ratio, side, rng)
-    x0, x1, width = _span(size[1], fitted / ratio, side, rng)
+    y0, y1, height = _span(size[0], fitted[0] * zoom * ratio, side, rng)
+    x0, x1, width = _span(size[1], fitted[1] * zoom / ratio, side, rng)
     return (x0, y0, x1, y1), (height, width)
 
 

@@ -5,7 +5,6 @@ A training run keeps its optimizer state beside them in the same two kinds of fi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,8 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import CheckpointError, EverymaskError, ModelError, WriteError
-from .files import write_json
+from .files import sync_folder, write_json
 from .labels import LabelMap
+from .manifest import NAME as MANIFEST
+from .manifest import faults_of, file_hash, write_manifest
 from .model import SegmentationModel
 from .models import model_module, model_name
 from .published import build_published, find_published
@@ -51,15 +52,25 @@ def load(source: str | Path, device: str = "cpu") -> SegmentationModel:
     if folder is None and (published := find_published(source)) is not None:
         model, tensors = build_published(published)
         load_weights(model, tensors, source)
+        model.read_extras(published)
         model.card = {"source": str(source)}
     else:
         folder = folder or find_model(source)
+        check_whole(folder)
         card = read_card(folder)
         model = _build(card, folder)
         load_weights(model, read_tensors(folder / "model.safetensors", card.get("sha256")), folder)
+        model.read_extras(folder)
         model.card = card
     # Channels last is the faster memory order of convolutions on CPUs and GPUs alike.
     return model.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def check_whole(folder: Path) -> None:
+    """Raise `CheckpointError` if a folder with a manifest is not as it was written."""
+    if (folder / MANIFEST).exists() and (faults := faults_of(folder)):
+        why = "; ".join(faults[:3])
+        raise CheckpointError("the checkpoint is damaged", where=folder, why=why, fix=COPY_AGAIN)
 
 
 def find_own(source: str | Path) -> Path | None:
@@ -138,12 +149,6 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     mode = path.stat().st_mode
     save_file(tensors, path)
     path.chmod(mode)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_weights(model: SegmentationModel, state: Mapping[str, Tensor], where: object) -> None:
@@ -239,6 +244,7 @@ def save_model_files(
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     if half:
         state = {name: t.half() if t.is_floating_point() and t.ndim > 1 else t for name, t in state.items()}
+    model.write_extras(folder)
     _save_tensors(state, folder / "model.safetensors")
     write_json(folder / "model.json", model_json(model, extra) | {"sha256": file_hash(folder / "model.safetensors")})
 
@@ -254,6 +260,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> Path:
         raise WriteError("cannot write a checkpoint", where=folder, why=why, fix=fix)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        recover_folder(folder)
         prefix = f".{folder.name}-"
         with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as place:
             _exchange(folder, Path(place), write)
@@ -268,6 +275,8 @@ def _exchange(folder: Path, place: Path, write: Callable[[Path], None]) -> None:
     new, old = place / "new", place / "old"
     new.mkdir()
     write(new)
+    write_manifest(new, {})
+    sync_folder(new)
     if folder.exists():
         os.rename(folder, old)
     try:
@@ -276,6 +285,7 @@ def _exchange(folder: Path, place: Path, write: Callable[[Path], None]) -> None:
         if old.exists():
             os.rename(old, folder)
         raise
+    sync_folder(folder.parent)
 
 
 def recover_folder(folder: Path) -> None:
@@ -294,13 +304,6 @@ def save_training(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping
     write_json(folder / "training.json", {**progress, "sha256": file_hash(path)})
 
 
-def find_training(out: Path) -> Path | None:
-    """The folder in `out` that `save_training` wrote to last, None for a new run."""
-    for name in ("best", "last"):
-        recover_folder(out / name)
-    return out / "last" if (out / "last" / "training.json").is_file() else None
-
-
 def load_training(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save_training` wrote.
 
@@ -309,7 +312,7 @@ def load_training(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         progress = json.loads((folder / "training.json").read_text())
-        missing = {"step", "best", "waited", "config", "model"} - set(progress)
+        missing = {"step", "validated", "best", "waited", "config", "model"} - set(progress)
         if missing or not isinstance(progress, dict):
             raise ValueError(f"training.json lacks {', '.join(sorted(missing)) or 'everything'}")
         return read_tensors(folder / "training.safetensors", progress.get("sha256")), progress

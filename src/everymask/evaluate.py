@@ -14,11 +14,12 @@ from .errors import DataError, UsageError
 from .labels import LabelMap
 from .metrics import BoundaryF, MaskAP, MattingErrors, PanopticQuality, SemanticIoU
 from .model import SegmentationModel
-from .predict import answers
+from .predict import answers, predict
+from .prompted_evaluation import PromptScores, prompted_segments
 from .types import Sample, Segments
 
 Progress = Callable[[int, int], None]
-Task = Literal["semantic", "instance", "panoptic"]
+Task = Literal["semantic", "instance", "panoptic", "prompted"]
 
 CANDIDATE = 0.05
 """Average precision ranks predictions by score: with instances of less than this it would change but little."""
@@ -40,7 +41,7 @@ def evaluate(
     Args:
         task: "semantic" gives `miou`, `foreground_iou`, `dice`, `boundary_f` and, where the truth has mattes, the
             matting errors; "instance" gives mask `ap` and the panoptic quality `pq` of the things; "panoptic" gives
-            `pq` of things and stuff.
+            `pq` of things and stuff; "prompted" gives `dice` and `iou` of objects that the model is told the boxes of.
         side: canvas side in pixels instead of the model's own.
 
     Returns:
@@ -185,11 +186,12 @@ class InstanceScores:
         return precision | quality | {"per_class": per_class}
 
 
-Scores = SemanticScores | InstanceScores | PanopticScores
+Scores = SemanticScores | InstanceScores | PanopticScores | PromptScores
 SCORES: dict[str, type[Scores]] = {
     "semantic": SemanticScores,
     "instance": InstanceScores,
     "panoptic": PanopticScores,
+    "prompted": PromptScores,
 }
 
 
@@ -202,6 +204,15 @@ def scores_of(task: str, labels: LabelMap) -> Scores:
     if task not in SCORES:
         raise UsageError("no scores for this task", where=task, why=f"there are: {', '.join(SCORES)}")
     return SCORES[task](labels)
+
+
+def segments_for(
+    model: SegmentationModel, sample: Sample, truth: Segments, task: str, side: int | None = None
+) -> Segments:
+    """Predicted segments of a task, to look at beside the truth."""
+    if task == "prompted":
+        return prompted_segments(model, sample, truth, side)
+    return predict(model, sample.image, task=task, side=side).segments
 
 
 def update_quality(quality: PanopticQuality, found: Segments, truth: Segments) -> dict[str, Any]:

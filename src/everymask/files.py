@@ -33,6 +33,23 @@ def write_bytes(path: Path, data: bytes) -> None:
             partial.unlink()
 
 
+def sync_file(path: Path) -> None:
+    """Wait until the content of a file is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk: a file that was renamed could else be back after a crash."""
+    if os.name == "nt":  # Windows opens no folders.
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` in UTF-8; file names that are no valid text are escaped rather than refused."""
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))

@@ -8,6 +8,7 @@ horse, of a published one dog.
 from __future__ import annotations
 
 import colorsys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -55,7 +56,7 @@ class LabelMap:
     def __post_init__(self) -> None:
         if not self.labels:
             raise DataError("a class table needs at least one class", where="LabelMap")
-        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
             raise DataError("class names must be unique", where="LabelMap", why=f"repeated: {', '.join(repeated)}")
         _check_one_meaning([label.raw_pixel for label in self.labels], self.void, self.background)

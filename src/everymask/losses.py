@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .boxes import generalized_iou, to_corners
 from .types import VOID, Letterbox, Segments
 
 
@@ -85,6 +86,16 @@ def mask_dice(mask_logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
     p = mask_logits.sigmoid() * known
     targets = targets * known
     return 1 - (2 * (p * targets).sum(-1) + 1) / (p.sum(-1) + targets.sum(-1) + 1)
+
+
+def box_l1(boxes: Tensor, targets: Tensor) -> Tensor:
+    """Sum of the absolute differences [n] of boxes (cx, cy, w, h) [n, 4] (DETR, section 3.1)."""
+    return (boxes - targets).abs().sum(-1)
+
+
+def box_giou(boxes: Tensor, targets: Tensor) -> Tensor:
+    """1 - generalised IoU [n] of boxes (cx, cy, w, h) [n, 4] (DETR, section 3.1)."""
+    return 1 - generalized_iou(to_corners(boxes), to_corners(targets))
 
 
 def class_cross_entropy(class_logits: Tensor, target_classes: Tensor, no_object_weight: float) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from .boxes import generalized_iou, to_corners
 from .errors import TrainingError
 
 Assignment = tuple[Tensor, Tensor]
@@ -41,6 +42,16 @@ def dice_cost(mask_logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
     p, targets = mask_logits.sigmoid() * known, targets * known
     overlap = p @ targets.T
     return 1 - (2 * overlap + 1) / (p.sum(-1)[:, None] + targets.sum(-1)[None] + 1)
+
+
+def box_cost(boxes: Tensor, targets: Tensor) -> Tensor:
+    """[Q, N]: L1 distance of boxes (cx, cy, w, h) [Q, 4] x [N, 4]."""
+    return torch.cdist(boxes, targets, p=1)
+
+
+def giou_cost(boxes: Tensor, targets: Tensor) -> Tensor:
+    """[Q, N]: minus the generalised IoU of boxes (cx, cy, w, h) [Q, 4] x [N, 4]."""
+    return -generalized_iou(to_corners(boxes)[:, None], to_corners(targets))
 
 
 def hungarian(cost: Tensor) -> Assignment:

@@ -15,11 +15,11 @@ from .charts import curves
 from .compare import comparison
 from .datasets.folder import Folder
 from .datasets.pets import Pets
+from .evaluate import segments_for
 from .image import write_png
 from .metrics import SemanticIoU
 from .model import SegmentationModel
 from .models import create_model
-from .predict import predict
 from .transforms import Geometry, collate
 from .types import Batch, Sample
 
@@ -111,8 +111,12 @@ def learn_step(model: SegmentationModel, batch: Batch, optimizer: torch.optim.Op
 def _iou(model: SegmentationModel, sample: Sample, side: int) -> float:
     model.eval()
     count = len(model.labels)
-    found = predict(model, sample.image, task="semantic", side=side).segments
+    found = segments_for(model, sample, sample.segments, _task(model), side)
     return SemanticIoU(count).update(found.class_map(count), sample.segments.class_map(count))["miou"]
+
+
+def _task(model: SegmentationModel) -> str:
+    return "prompted" if model.takes_prompts else "semantic"
 
 
 def bar(share: float, width: int = 24) -> str:
@@ -132,7 +136,7 @@ def file_sample(image: Path, mask: Path) -> Sample:
 
 
 def _draw(model: SegmentationModel, sample: Sample, history: list[Point], out: Path) -> None:
-    found = predict(model, sample.image, task="semantic").segments
+    found = segments_for(model, sample, sample.segments, _task(model))
     write_png(out / "overfit.png", np.asarray(comparison([(sample.name, sample.image, sample.segments, found)])))
     series = {"IoU": [(float(p.step), p.iou) for p in history]}
     write_png(out / "curve.png", np.asarray(curves(series, "One-image overfit", y_range=(0, 1))))

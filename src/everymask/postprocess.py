@@ -20,6 +20,9 @@ from .upsample import bands, contenders, decide_pixels, grey_pixels
 MIN_OBJECT = 0.05
 """Queries that are less probably an object than this have no say in semantic results."""
 
+CLASSES_AT_ONCE = 128
+"""Maps of classes that are looked at together where each query is a class."""
+
 
 def semantic(
     prediction: Prediction,
@@ -40,15 +43,13 @@ def semantic(
     """
     if background is not None:
         check_probability("background", background)
-    probability = prediction.class_logits[b].float().softmax(-1)[:, :-1]
-    queries = torch.nonzero(probability.sum(-1) > (MIN_OBJECT if reduce == "max" else -1)).flatten()
-    evidence = _class_evidence(prediction, b, queries, probability[queries], reduce)
+    evidence, own = _certain_evidence(prediction, b) if prediction.by_class else _class_evidence(prediction, b, reduce)
     covered = evidence[-1] if background is not None else None
     classes = contenders(evidence[:-1], covered, background or 0.0)
     scores = _mean_evidence(evidence, classes, covered, background or 0.0)
     rows, columns = prediction.masks.positions(b, letterbox.source)
     ids = winners(torch.cat([evidence[classes], evidence[-1:]]), rows, columns, background)
-    return numbered(ids, classes.tolist(), scores, labels)
+    return numbered(ids, own[classes].tolist(), scores, labels)
 
 
 def winners(maps: Tensor, rows: Tensor, columns: Tensor, least: float | None) -> Tensor:
@@ -81,15 +82,28 @@ def _mean_evidence(evidence: Tensor, classes: Tensor, covered: Tensor | None, ba
     return scores
 
 
-def _class_evidence(
-    prediction: Prediction, b: int, queries: Tensor, probability: Tensor, reduce: Literal["sum", "max"]
-) -> Tensor:
-    """[K+1, h, w] at the decoder's own resolution; the last row is any class at all."""
+def _class_evidence(prediction: Prediction, b: int, reduce: Literal["sum", "max"]) -> tuple[Tensor, Tensor]:
+    """[K+1, h, w] at the decoder's own resolution, the last row any class at all, and the class of each row [K]."""
+    probability = prediction.class_logits[b].float().softmax(-1)[:, :-1]
+    classes = torch.arange(probability.shape[1], device=probability.device)
+    queries = torch.nonzero(probability.sum(-1) > (MIN_OBJECT if reduce == "max" else -1)).flatten()
+    probability = probability[queries]
     masks = prediction.masks.decode(b, queries).float().sigmoid()
     weights = torch.cat([probability, probability.sum(-1, keepdim=True)], dim=1)
     if reduce == "sum" or len(queries) == 0:
-        return torch.einsum("qk,qhw->khw", weights, masks)
-    return torch.stack([(column[:, None, None] * masks).amax(0) for column in weights.T])
+        return torch.einsum("qk,qhw->khw", weights, masks), classes
+    return torch.stack([(column[:, None, None] * masks).amax(0) for column in weights.T]), classes
+
+
+def _certain_evidence(prediction: Prediction, b: int) -> tuple[Tensor, Tensor]:
+    """As `_class_evidence` where query k is class k, of the classes alone that may be the highest somewhere."""
+    classes = torch.arange(0, device=prediction.class_logits.device)
+    for part in torch.arange(prediction.class_logits.shape[1], device=classes.device).split(CLASSES_AT_ONCE):
+        # Who cannot win against some cannot win against all: few are in memory at a time.
+        classes = torch.cat([classes, part])
+        classes = classes[contenders(prediction.masks.decode(b, classes))]
+    masks = prediction.masks.decode(b, classes).float().sigmoid()
+    return torch.cat([masks, masks.amax(0, keepdim=True)]), classes
 
 
 def best_of(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -242,6 +256,121 @@ def _collect(
         ids[position + 1] = row_of_class[k] = len(rows)
     id_map = ids.index_select(0, winner.flatten()).view(winner.shape)
     return Segments.build(id_map, classes[rows].cpu(), labels=labels, scores=scores[rows].cpu())
+
+
+def panoptic_of_logits(
+    prediction: Prediction,
+    letterbox: Letterbox,
+    labels: LabelMap,
+    b: int = 0,
+    *,
+    threshold: float = 0.85,
+    tiny_area: int = 4,
+    covered_only: bool = False,
+    compat: Literal["default", "original"] = "default",
+) -> Segments:
+    """Things and stuff without overlap, by mask logits alone: scores choose queries but do not weigh pixels (DETR).
+
+    Each pixel goes to the highest logit of all queries kept. Queries of one stuff class become one before that, by the
+    maximum of their logits.
+
+    `compat="original"` is what was published with DETR: logits are decided at the canvas's resolution, over which whole
+    cells are stretched, and ids resized to the photo by nearest neighbour; stuff is merged after pixels are decided. A
+    merged duplicate has no pixel left then, so it is dropped as tiny, and deciding again undoes the merge.
+
+    Args:
+        threshold: least class probability of a query.
+        tiny_area: segments of so many pixels or fewer are dropped and their pixels decided again among the others,
+            until there is none.
+        covered_only: pixels whose highest logit is below zero belong to nobody; the paper gives them to somebody.
+            Not with `compat`.
+    """
+    check_probability("threshold", threshold)
+    scores, classes, kept = confident(prediction, b, len(labels), threshold)
+    logits = prediction.masks.decode(b, kept).float()
+    scores, classes = scores[kept], classes[kept]
+    owners = _stuff_owners(classes, labels)
+    if compat == "original":
+        rows, columns = (
+            nearest_positions(*sizes, logits.device)
+            for sizes in zip(letterbox.source, letterbox.content, logits.shape[1:], strict=True)
+        )
+        ids, alive = _settle(logits, rows, columns, tiny_area, owners=owners)
+    else:
+        first, member = torch.unique(owners, return_inverse=True)
+        logits, scores = (_highest_of_group(x, member, len(first)) for x in (logits, scores))
+        classes = classes[first]
+        rows, columns = prediction.masks.positions(b, letterbox.source)
+        ids, alive = _settle(logits, rows, columns, tiny_area, covered_only=covered_only)
+    return numbered(ids, classes[alive].tolist(), scores[alive].tolist(), labels)
+
+
+def _stuff_owners(classes: Tensor, labels: LabelMap) -> Tensor:
+    """int64 [q]: the first query of the same stuff class; things are their own."""
+    first: dict[int, int] = {}
+    owners = [n if labels[k].is_thing else first.setdefault(k, n) for n, k in enumerate(classes.tolist())]
+    return torch.tensor(owners, dtype=torch.int64, device=classes.device)
+
+
+def _highest_of_group(values: Tensor, group: Tensor, count: int) -> Tensor:
+    """Maximum [count, ...] of the values [q, ...] of each group, which `group` [q] says."""
+    if count == len(values):
+        return values
+    return torch.stack([values[group == n].amax(0) for n in range(count)])
+
+
+def nearest_positions(out: int, length: int, cells: int, device: torch.device) -> Tensor:
+    """Positions [out] among `cells` stretched over `length` pixels, of the pixels nearest to `out` that cover them."""
+    # Added up as Pillow does, which decides ties.
+    steps = torch.full((out,), length / out, dtype=torch.float64)
+    steps[0] /= 2
+    nearest = steps.cumsum(0).floor().clamp(max=length - 1).to(device, torch.float32)
+    return (nearest + 0.5) * (cells / length) - 0.5
+
+
+def _settle(
+    maps: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    tiny_area: int,
+    *,
+    owners: Tensor | None = None,
+    covered_only: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Decide pixels, drop maps that won too few, and again, until none is left that did.
+
+    Args:
+        maps: [n, h, w].
+        owners: int64 [n]: before maps are dropped for the first time, pixels of map n count for map `owners[n]`.
+
+    Returns:
+        ids int32 [H, W], 0 or 1 + position among the maps left, and int64 [m], which are left.
+    """
+    alive = torch.arange(len(maps), device=maps.device)
+    ids = _highest(maps, rows, columns, covered_only)
+    if owners is not None and len(owners):
+        ids = owners.int().index_select(0, ids.flatten() - 1).view(ids.shape) + 1
+    while len(alive):
+        large = torch.bincount(ids.flatten(), minlength=len(alive) + 1)[1:] > tiny_area
+        if bool(large.all()):
+            break
+        alive = alive[large]
+        ids = _highest(maps[alive], rows, columns, covered_only)
+    return ids, alive
+
+
+def _highest(maps: Tensor, rows: Tensor, columns: Tensor, covered_only: bool) -> Tensor:
+    """int32 [H, W]: 1 + the highest of the maps [n, h, w] at each pixel, 0 where there is none (above zero)."""
+    if len(maps) == 0:
+        return torch.zeros(len(rows), len(columns), dtype=torch.int32, device=maps.device)
+
+    def decide(values: Tensor, chosen: Tensor) -> Tensor:
+        ids, best = best_of(values)
+        ids = chosen.int()[ids.long() - 1] + 1
+        return 2 * ids + ((best > 0) if covered_only else 1)
+
+    code = decide_pixels(maps, rows, columns, decide, contenders)
+    return (code >> 1) * (code & 1)
 
 
 def cutout(

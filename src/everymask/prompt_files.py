@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -60,7 +61,7 @@ def save_prompts(
     for index, sample in enumerate(samples):
         objects = objects_of(sample.segments, settings.by)
         prompts = draw_prompts(objects, settings, seed, sample.name)
-        lines.append(json.dumps(row(sample.name, objects, prompts)))
+        lines.append(json.dumps(row(sample, objects, prompts)))
         if index % step == 0:
             shown.append((sample.name, picture(sample.image, objects, prompts)))
         objects_seen, points_seen = objects_seen + len(prompts.objects.unique()), points_seen + len(prompts)
@@ -73,17 +74,23 @@ def save_prompts(
     return objects_seen, points_seen
 
 
-def row(name: str, objects: Segments, prompts: Prompts) -> dict[str, Any]:
+def row(sample: Sample, objects: Segments, prompts: Prompts) -> dict[str, Any]:
     """A line of the file: the objects with class, area and tight box; the points, their labels and whose they are."""
     table = zip(objects, segment_areas(objects).tolist(), segment_boxes(objects), strict=True)
     return {
-        "name": name,
+        "name": sample.name,
+        "photo": photo_digest(sample.image),
         "size": list(objects.size),
         "objects": [{"class": segment.label, "area": area, "box": box} for segment, area, box in table],
         "points": [[_short(x), _short(y)] for x, y in prompts.points.tolist()],
         "labels": prompts.labels.tolist(),
         "of": prompts.objects.tolist(),
     }
+
+
+def photo_digest(photo: Array) -> str:
+    """Of the pixels uint8 [H, W, 3]: what tells whether prompts belong to a photo."""
+    return hashlib.blake2b(np.ascontiguousarray(photo).data, digest_size=8).hexdigest()
 
 
 def _short(value: float) -> float:

@@ -154,16 +154,19 @@ def _slices(box: Box) -> tuple[slice, slice]:
 # ---- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def draw_prompts(objects: Segments, settings: PromptSettings, seed: int = 0, name: str = "") -> Prompts:
+def draw_prompts(
+    objects: Segments, settings: PromptSettings, seed: int = 0, name: str = "", rows: Sequence[int] | None = None
+) -> Prompts:
     """Prompts for each row of `objects`, in order of rows and, within a row, of `KINDS`.
 
     Args:
         objects: what `objects_of` gives, on the photo or on a canvas.
         name: of the sample; with the seed it decides the draws.
+        rows: for these alone; None takes all that are large enough.
     """
     scene, sample = _Scene(objects), zlib.crc32(name.encode("utf-8", "surrogateescape"))
     found = []
-    for n in scene.prompted(settings.least_area):
+    for n in scene.prompted(settings.least_area) if rows is None else rows:
         for order, kind in enumerate(KINDS):
             if kind in settings.kinds:
                 points = scene.draw(n, kind, settings, np.random.default_rng((seed, sample, n, order)))

@@ -21,9 +21,12 @@ class TrainConfig:
         start_side: side at step 0; it grows to `image_side` over the first `grow_until` of the run. 0 is constant.
         grow_until: share of the run at which the full side is reached.
         targets: "semantic" merges the instances of a class into one segment, "instance" keeps them.
+        freeze: parts of the model that do not learn, separated by commas: submodules, or a group that the system names
+            ("detector").
         lr: peak learning rate; the model's `param_groups` scales it by part.
         weight_decay: AdamW, not on norms, biases and embeddings.
         warmup: steps of linear warm-up; then cosine to `final_lr` x lr.
+        drop: share of the run after which the rate falls to `final_lr` x lr at once; 0 is the cosine.
         clip: largest gradient norm, 0 for none.
         ema: decay of the averaged weights that are validated and shipped, 0 for none.
         flip: probability of a horizontal flip.
@@ -33,6 +36,11 @@ class TrainConfig:
         shear: largest shear, to either side, in degrees.
         category_limit: a view of which one class has more than this share is drawn anew, up to 10 times; 1 is off.
         scale: smallest and largest size of the photo relative to a fitted canvas.
+        stretch: the two axes of a view differ by up to this factor.
+        squash: a fitted photo fills the square canvas, its aspect ratio lost, as SAM 2 sees photos.
+        prompts: file of explicit prompts, as `everymask prompts` writes it, for systems that take them.
+        views: different views of each photo, which then repeat, so that features of a frozen encoder can be kept on
+            disk; 0 draws a new one every time.
         color: strength 0..1 of brightness, contrast, saturation and grey jitter.
         photometric: in place of it the distortion of SSD, hue included, as MaskFormer and CAT-Seg are trained.
         seed: with step and sample number it decides every random draw.
@@ -41,8 +49,10 @@ class TrainConfig:
         precision: Fabric's name ("32-true", "bf16-mixed", ...); "auto" is bf16 where the device has it.
         validate_every: steps between validations.
         validate_side: side of validation images; 0 takes `image_side`. Larger where training sees crops.
-        task: what validation scores: "semantic", "instance" or "panoptic".
+        task: what validation scores: "semantic", "instance", "panoptic" or, of systems that are told by clicks and
+            boxes, "prompted".
         monitor: the validation score that decides what is best ("miou", "foreground_iou", "ap", "pq", ...).
+        keep: newest checkpoints that stay on the disk, besides the best.
         patience: validations without a better score before an early stop, 0 for none.
         max_val: validation images used, spread over the set, 0 for all.
         log_every: steps between log lines.
@@ -56,9 +66,11 @@ class TrainConfig:
     start_side: int = 0
     grow_until: float = 0.6
     targets: Literal["semantic", "instance"] = "semantic"
+    freeze: str = ""
     lr: float = 1e-4
     weight_decay: float = 1e-4
     warmup: int = 200
+    drop: float = 0.0
     final_lr: float = 0.01
     clip: float = 1.0
     ema: float = 0.999
@@ -69,6 +81,10 @@ class TrainConfig:
     shear: float = 0.0
     category_limit: float = 1.0
     scale: tuple[float, float] = (0.6, 1.6)
+    stretch: float = 0.1
+    squash: bool = False
+    prompts: str = ""
+    views: int = 0
     color: float = 0.4
     photometric: bool = False
     seed: int = 0
@@ -77,15 +93,16 @@ class TrainConfig:
     precision: str = "auto"
     validate_every: int = 500
     validate_side: int = 0
-    task: Literal["semantic", "instance", "panoptic"] = "semantic"
+    task: Literal["semantic", "instance", "panoptic", "prompted"] = "semantic"
     monitor: str = "miou"
+    keep: int = 2
     patience: int = 0
     max_val: int = 0
     log_every: int = 20
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "validate_every", "log_every"):
+        for name in ("steps", "batch_size", "accumulate", "validate_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise UsageError("a setting is out of range", where=name, why=f"{getattr(self, name)} is below 1")
         for name in (
@@ -99,6 +116,8 @@ class TrainConfig:
             "patience",
             "max_val",
             "threads",
+            "stretch",
+            "views",
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError("a setting is out of range", where=name, why=f"{getattr(self, name)} is below 0")
@@ -109,6 +128,7 @@ class TrainConfig:
             "category_limit",
             "color",
             "grow_until",
+            "drop",
             "final_lr",
             "ema",
         ):
@@ -119,9 +139,15 @@ class TrainConfig:
                 raise UsageError("a setting is out of range", where=name, why=f"{value} is not in 0..{most} degrees")
         if self.start_side % 32:
             raise UsageError("a setting is out of range", where="start_side", why=f"{self.start_side} is not n x 32")
+        if self.prompts and self.targets != "instance":
+            raise UsageError("prompts are for single objects", where="prompts", fix="Set targets=instance.")
+        if self.views and (self.color or self.photometric):
+            why, fix = f"color={self.color}", "Set color=0 and photometric=false, or views=0."
+            raise UsageError("views that repeat have colours that do", where="views", why=why, fix=fix)
         if not 0 < self.scale[0] <= self.scale[1]:
             raise UsageError("a setting is out of range", where="scale", why=f"{self.scale} is not 0 < low <= high")
-        for name, known in (("targets", ("semantic", "instance")), ("task", ("semantic", "instance", "panoptic"))):
+        tasks = ("semantic", "instance", "panoptic", "prompted")
+        for name, known in (("targets", ("semantic", "instance")), ("task", tasks)):
             if (value := getattr(self, name)) not in known:
                 raise UsageError("a setting is unknown", where=name, why=value, fix=f"{' or '.join(known)}.")
 

@@ -20,18 +20,18 @@ from .datasets import Dataset
 from .datasets.base import with_labels
 from .drawing import contact_sheet
 from .errors import UsageError
-from .evaluate import SCORES
+from .evaluate import SCORES, segments_for
 from .files import write_text
 from .image import write_png
 from .model import SegmentationModel
-from .predict import predict
 from .recipe import TrainConfig
 from .types import Batch
 from .visualize import overlay
 
 T = TypeVar("T")
 SHOWN_IMAGES = 6
-SHOWN_SCORES = ("miou", "foreground_iou", "dice", "boundary_f", "ap", "ap50", "pq", "sq", "rq")
+LOSS_TERMS = ("loss", "class", "mask", "dice", "iou", "presence", "box")
+SHOWN_SCORES = ("miou", "foreground_iou", "dice", "iou", "boundary_f", "ap", "ap50", "pq", "sq", "rq")
 
 
 class Report:
@@ -71,6 +71,12 @@ class Report:
                 return
             self._waiting += time.perf_counter() - start
             yield batch
+
+    def damaged(self, step: int, complaints: list[str]) -> None:
+        """Write which checkpoints a resumed run could not use."""
+        if complaints:
+            self._write({"kind": "damaged", "step": step, "checkpoints": complaints})
+            self.screen.say(f"step {step}  resumed from here: damaged checkpoints: {'; '.join(complaints)}")
 
     def changes(self, step: int, changed: list[str]) -> None:
         """Write what a resumed run changed of its configuration."""
@@ -117,9 +123,10 @@ class Report:
         sheet = []
         for index in chosen:
             sample = val[index]
-            found = predict(model, sample.image, task=task, side=side).segments
+            truth = with_labels(sample.segments, val.labels, model.labels)
+            found = segments_for(model, sample, truth, task, side)
             caption = f"{sample.name}  {leading.replace('_', ' ')} {rows[index][leading]:.2f}"
-            sheet.append((caption, sample.image, with_labels(sample.segments, val.labels, model.labels), found))
+            sheet.append((caption, sample.image, truth, found))
         write_png(self.out / "validation.png", np.asarray(comparison(sheet)))
 
     def _restart_window(self) -> None:
@@ -173,7 +180,7 @@ def run_curves(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[flo
     """Series for ``loss.png`` and ``scores.png`` from a run's log."""
     train = [row for row in rows if row["kind"] == "train"]
     val = [row for row in rows if row["kind"] == "validation"]
-    terms = [name for name in (train[0] if train else {}) if name in ("loss", "class", "mask", "dice", "box")]
+    terms = [name for name in (train[0] if train else {}) if name in LOSS_TERMS]
     found = {"loss": {name: _series(train, name) for name in terms}}
     found["scores"] = {name: series for name in SHOWN_SCORES if (series := _series(val, name))}
     return {name: series for name, series in found.items() if any(series.values())}

@@ -6,6 +6,7 @@ a run is its step, weights, averaged weights and optimizer: nothing else needs s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -19,15 +20,17 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from .augment import jitter_color, photometric_distortion
-from .checkpoint import find_training, load_training, model_json, replace_folder, save, save_model_files, save_training
+from .checkpoint import load_training, model_json, save_model_files, save_training
 from .datasets import Dataset, Subset
 from .datasets.loader import training_batches
 from .errors import TrainingError, UsageError
 from .evaluate import check_classes, check_monitor, evaluate
+from .interrupts import StopRequest, stop_requests
 from .model import SegmentationModel
 from .models import model_module, model_name
 from .recipe import TrainConfig
 from .report import Report
+from .run_folder import RunFolder
 from .types import Batch
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
@@ -44,8 +47,9 @@ def train(
 ) -> dict[str, Any]:
     """Train `model` in place and keep everything about it in the folder `out`.
 
-    ``out/last`` and ``out/best`` are checkpoints of the averaged weights that `everymask.load` reads;
-    ``out/log.jsonl`` has every logged step and validation; ``out/*.png`` show samples, curves and predictions.
+    ``out/last`` and ``out/best`` are checkpoints of the averaged weights that `everymask.load` reads (see `RunFolder`);
+    ``out/log.jsonl`` has every logged step and validation; ``out/*.png`` show samples, curves and predictions. Ctrl-C
+    and SIGTERM finish the step and save.
 
     Args:
         config: None takes the system's ``RECIPE``.
@@ -56,7 +60,9 @@ def train(
         the best validation scores, or the last training numbers without `val`.
 
     Raises:
-        TrainingError: `out` holds a run with another configuration, or a number is not finite.
+        TrainingError: `out` holds a run with another configuration, another process trains there, or a number is not
+            finite.
+        CheckpointError: no checkpoint of the run in `out` is whole.
     """
     config = config or model_module(model_name(model)).RECIPE
     check_classes(model.labels, dataset.labels, "training data")
@@ -67,41 +73,65 @@ def train(
     if side % 32:
         raise UsageError("a setting is out of range", where="image_side", why=f"{side} is not n x 32")
     run = Run(model, config, Path(out))
-    changed = run.resume(allow_change)
-    with Report(run.out, config, first_step=run.step) as report:
-        report.changes(run.step, changed)
-        _loop(run, dataset, val, report)
+    with run.folder.locked(), stop_requests() as stop:
+        changed = run.resume(allow_change)
+        if config.views:
+            model.keep_features(run.out / "features")
+        with Report(run.out, config, first_step=run.step) as report:
+            report.damaged(run.step, run.complaints)
+            report.changes(run.step, changed)
+            _loop(run, dataset, val, report, stop)
+    stop.obey()
     model.load_state_dict(run.averaged.state_dict())
     model.eval()
     return run.best
 
 
-def _loop(run: Run, dataset: Dataset, val: Dataset | None, report: Report) -> None:
+def _loop(run: Run, dataset: Dataset, val: Dataset | None, report: Report, stop: StopRequest) -> None:
+    """Steps and validations until the end, or until `stop`; whatever ends it, the state is saved."""
     model = run.model
     batches = report.timed(training_batches(dataset, run.config, model.labels, model.config.image_side, run.step))
     chosen = spread(val, run.config.max_val) if val is not None else None
-    while run.step < run.config.steps and not run.stale:
+    while True:
+        if run.unvalidated and not stop:
+            run.validated = run.step if _validate(run, chosen, report, stop) else run.validated
+            run.save()
+        elif stop:
+            run.save()
+        if stop or run.step >= run.config.steps or run.stale:
+            return
         parts = [next(batches) for _ in range(run.config.accumulate)]
         if run.step == 0:
             report.samples(parts[0])
         report.step(run.step + 1, run.train_step(parts), images=sum(map(len, parts)))
-        if run.step % run.config.validate_every == 0 or run.step == run.config.steps:
-            _validate(run, chosen, report)
-            run.save()
 
 
-def _validate(run: Run, val: Dataset | None, report: Report) -> None:
+class _Stopped(Exception):
+    """A validation was broken off."""
+
+
+def _validate(run: Run, val: Dataset | None, report: Report, stop: StopRequest) -> bool:
+    """Score the averaged weights; False if it was broken off, which leaves everything as it was."""
+    run.improved = val is None
     if val is None:
         run.best = {"step": run.step}
-        run.improved = True
-        return
+        return True
+
+    def watch(done: int, total: int) -> None:
+        if stop:
+            raise _Stopped
+
     start = time.perf_counter()
     averaged = run.averaged.eval()
     side = run.config.validate_side or run.config.image_side or run.model.config.image_side
-    scores = evaluate(averaged, val, task=run.config.task, side=side)
+    try:
+        scores = evaluate(averaged, val, task=run.config.task, side=side, progress=watch)
+    except _Stopped:
+        return False
     run.judge(scores)
     report.validation(run.step, scores, run.improved, time.perf_counter() - start)
     report.predictions(averaged, val, scores, side)
+    return True
 
 
 def spread(dataset: Dataset, count: int) -> Dataset:
@@ -118,6 +148,8 @@ class Run:
         self.config, self.out = config, out
         if config.threads:
             torch.set_num_threads(config.threads)
+        if config.freeze:
+            model.freeze(config.freeze.split(","))
         self.fabric = lightning_fabric.Fabric(accelerator="auto", devices=1, precision=precision(config.precision))
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(self.model, avg_fn=self._average, use_buffers=True).to(self.fabric.device)
@@ -125,7 +157,9 @@ class Run:
         self.wrapped, self.optimizer = self.fabric.setup(self.model, optimizer)
         self.wrapped.mark_forward_method("loss")
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.step, self.waited, self.improved = 0, 0, False
+        self.folder = RunFolder(out, config.keep)
+        self.step, self.validated, self.waited, self.improved = 0, 0, 0, False
+        self.complaints: list[str] = []
         self.best: dict[str, Any] = {}
 
     def _average(self, averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
@@ -205,24 +239,32 @@ class Run:
             numbers = {k: v for k, v in scores.items() if isinstance(v, (int, float)) and math.isfinite(v)}
             self.best = {"step": self.step} | numbers
 
-    def save(self) -> None:
-        """Write ``best`` after an improvement, then ``last`` (with the optimizer).
+    @property
+    def unvalidated(self) -> bool:
+        """Whether a validation is due after this step and has not been."""
+        due = self.step % self.config.validate_every == 0 or self.step == self.config.steps
+        return due and self.validated < self.step
 
-        In this order, because resuming trusts ``last``: stopped in between, the run comes past here again.
+    def save(self) -> None:
+        """Write a checkpoint; `best` points to it after an improvement, and `last` in any case.
+
+        Stopped in between, resuming from this checkpoint makes up for it.
         """
         extra = {"step": self.step, "recipe": self.config.to_json(), "metrics": self.best}
 
-        def write(folder: Path) -> None:
+        def fill(folder: Path) -> None:
             save_model_files(self.averaged, folder, extra)
             save_training(folder, self._tensors(), self._progress())
 
-        if self.improved:
-            save(self.averaged, self.out / "best", extra=extra)
-        replace_folder(self.out / "last", write)
+        checkpoint = self.folder.write(self.step, fill, {"configuration": configuration_hash(self.config, self.model)})
+        self._point(checkpoint, is_best=self.improved)
+        self.folder.prune()
+        self.improved = False
 
     def _progress(self) -> dict[str, Any]:
         return {
             "step": self.step,
+            "validated": self.validated,
             "best": self.best,
             "waited": self.waited,
             "config": self.config.to_json(),
@@ -238,7 +280,7 @@ class Run:
         return state
 
     def resume(self, allow_change: bool = False) -> list[str]:
-        """Go on where ``out/last`` stopped, if there is one.
+        """Go on from the newest checkpoint that is whole, if there is one; `complaints` says what is wrong with others.
 
         Returns:
             what differs from the configuration it was made with; empty unless `allow_change`.
@@ -246,7 +288,7 @@ class Run:
         Raises:
             TrainingError: it was made with another configuration; the message shows what differs.
         """
-        folder = find_training(self.out)
+        folder, self.complaints = self.folder.newest()
         if folder is None:
             return []
         tensors, progress = load_training(folder)
@@ -262,14 +304,29 @@ class Run:
         state = self.optimizer.state_dict()
         state["state"] = _optimizer_slots(tensors)
         self.optimizer.load_state_dict(state)
-        self.step, self.best, self.waited = progress["step"], progress["best"], progress["waited"]
+        self.step, self.validated = progress["step"], progress["validated"]
+        self.best, self.waited = progress["best"], progress["waited"]
+        self._point(folder, is_best=self.best.get("step") == self.step)
         return changed
+
+    def _point(self, checkpoint: Path, *, is_best: bool) -> None:
+        if is_best:
+            self.folder.point("best", checkpoint)
+        self.folder.point("last", checkpoint)
+
+
+def configuration_hash(config: TrainConfig, model: SegmentationModel) -> str:
+    """SHA-256 of all settings of training and model: two runs that have the same do the same."""
+    settings = {"training": config.to_json(), "model": model_json(model)}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def rate_factor(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then cosine from 1 to `final_lr`."""
+    """Linear warm-up, then cosine from 1 to `final_lr`, or one step down."""
     if step < config.warmup:
         return (step + 1) / config.warmup
+    if config.drop:
+        return 1.0 if step < config.drop * config.steps else config.final_lr
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 

@@ -298,14 +298,25 @@ class Prompts:
         labels: int32 [P]: 1 on its object, 0 beside it, 2 and 3 the top left and bottom right pixel of its box, -1
             padding.
         objects: int64 [P], row of the `Segments` whose object it is for.
+        classes: int64 [O], class index of each object; None where nobody said.
+        masks: float32 [O, h, w], mask logits over the canvas that an earlier answer gave, to be improved on; None as a
+            rule.
     """
 
     points: Tensor
     labels: Tensor
     objects: Tensor
+    classes: Tensor | None = None
+    masks: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.points)
+
+    @property
+    def count(self) -> int:
+        """O: the objects prompted for, also those without a point."""
+        known = [len(rows) for rows in (self.classes, self.masks) if rows is not None]
+        return max([*known, int(self.objects.max()) + 1 if len(self.objects) else 0])
 
     def padded(self, count: int) -> tuple[Tensor, Tensor]:
         """By object, as models take them: points float32 [O, P, 2] and labels int32 [O, P], filled up with -1.
@@ -315,7 +326,7 @@ class Prompts:
         """
         order = torch.argsort(self.objects, stable=True)
         rows, counts = self.objects[order], torch.bincount(self.objects, minlength=count)
-        columns = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+        columns = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
         width = int(counts.max()) if len(rows) else 0
         points, labels = self.points.new_zeros(count, width, 2), self.labels.new_full((count, width), -1)
         points[rows, columns], labels[rows, columns] = self.points[order], self.labels[order]
@@ -323,7 +334,7 @@ class Prompts:
 
     def to(self, device: torch.device | str) -> Prompts:
         """The same prompts with all tensors on `device`."""
-        return Prompts(self.points.to(device), self.labels.to(device), self.objects.to(device))
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -412,8 +423,9 @@ class Prediction:
         class_logits: [B, Q, K+1]; the last is "no object". None where classes come from elsewhere (prompts).
         masks: the late mask decoder.
         scores: [B, Q] quality logits of models that have them.
-        boxes: [B, Q, 4] (cx, cy, w, h) relative to the canvas, of models that have them.
+        boxes: [B, Q, 4] (cx, cy, w, h) relative to the image's content, of models that have them.
         aux: predictions of earlier decoder layers, for deep supervision.
+        by_class: query k is class k for certain, and its mask all the evidence there is.
     """
 
     class_logits: Tensor
@@ -421,3 +433,4 @@ class Prediction:
     scores: Tensor | None = None
     boxes: Tensor | None = None
     aux: tuple[Prediction, ...] = ()
+    by_class: bool = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,13 +21,19 @@ from torch.utils.data import Dataset as TorchDataset
 from ..augment import random_geometry
 from ..errors import EverymaskError
 from ..labels import LabelMap
+from ..prompt_reader import PromptFile
+from ..prompts import move_prompts
 from ..recipe import TrainConfig
 from ..transforms import Geometry, collate
-from ..types import Batch, Sample, Segments
+from ..types import Batch, Prompts, Sample, Segments
 from .base import Dataset, with_labels
 
 Draw = tuple[int, int, int]
 """(sample index, how often the data were gone through before, canvas side)."""
+
+
+View = tuple[Sample, Geometry, Prompts | None]
+"""A sample, how it is seen, and the explicit prompts of its segments, where they come from a file."""
 
 
 class Draws(TorchDataset[Any]):
@@ -37,23 +44,28 @@ class Draws(TorchDataset[Any]):
 
     def __init__(self, dataset: Dataset, config: TrainConfig, labels: LabelMap) -> None:
         self.dataset, self.config, self.labels = dataset, config, labels
+        self.prompts = PromptFile.read(config.prompts) if config.prompts else None
 
-    def __getitem__(self, draw: Draw) -> tuple[Sample, Geometry] | EverymaskError:
+    def __getitem__(self, draw: Draw) -> View | EverymaskError:
         try:
             return self._view(*draw)
         except EverymaskError as error:
             return error
 
-    def _view(self, index: int, epoch: int, side: int) -> tuple[Sample, Geometry]:
-        sample = self.dataset[index]
+    def _view(self, index: int, epoch: int, side: int) -> View:
+        sample, prompts = self.dataset[index], None
+        if self.prompts:
+            sample, prompts = self.prompts.of_objects(sample)
         sample = replace(sample, segments=with_labels(sample.segments, self.dataset.labels, self.labels))
-        rng = np.random.default_rng((self.config.seed, epoch, index))
         size, config = (sample.image.shape[0], sample.image.shape[1]), self.config
+        rng = np.random.default_rng((config.seed, epoch % config.views if config.views else epoch, index))
         geometry = random_geometry(
             size,
             side,
             rng,
             scale=config.scale,
+            stretch=config.stretch,
+            squash=config.squash,
             flip=config.flip,
             flip_vertical=config.flip_vertical,
             rotate90=config.rotate90,
@@ -62,7 +74,7 @@ class Draws(TorchDataset[Any]):
             category_limit=config.category_limit,
             segments=sample.segments,
         )
-        return sample, geometry
+        return sample, geometry, prompts
 
 
 class Batches(Sampler[list[Draw]]):
@@ -92,22 +104,30 @@ class Batches(Sampler[list[Draw]]):
 
 
 class Collate:
-    """Sample and geometry pairs to a `Batch`. A class, so that loader processes can receive it."""
+    """Views to a `Batch`. A class, so that loader processes can receive it."""
 
     def __init__(self, semantic: bool) -> None:
         self.semantic = semantic
 
-    def __call__(self, views: list[tuple[Sample, Geometry] | EverymaskError]) -> Batch | EverymaskError:
-        pairs = []
+    def __call__(self, views: list[View | EverymaskError]) -> Batch | EverymaskError:
+        read = []
         for view in views:
             if isinstance(view, EverymaskError):
                 return view
-            pairs.append(view)
-        samples, geometries = zip(*pairs, strict=True)
+            read.append(view)
+        samples, geometries, prompts = zip(*read, strict=True)
         batch = collate(samples, geometries, empty=_shared if get_worker_info() else torch.empty)
+        if None not in prompts:
+            batch = replace(batch, prompts=tuple(_moved_prompts(*view) for view in read))
         if self.semantic:
             batch = replace(batch, segments=tuple(map(_merged, batch.truth())))
         return batch
+
+
+def _moved_prompts(sample: Sample, geometry: Geometry, prompts: Prompts | None) -> Prompts:
+    """The prompts on the canvas, for the segments that are left there."""
+    assert prompts is not None
+    return move_prompts(prompts, geometry, sample.segments)[0]
 
 
 def _merged(segments: Segments) -> Segments:
@@ -141,7 +161,7 @@ def training_batches(
         collate_fn=Collate(config.targets == "semantic"),
         num_workers=workers,
         persistent_workers=False,
-        worker_init_fn=_yield_cores,
+        worker_init_fn=_start_worker,
         prefetch_factor=6 if workers else None,
     )
     for batch in loader:
@@ -155,8 +175,12 @@ def default_workers() -> int:
     return max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
-def _yield_cores(_: int) -> None:
-    """Loader processes take what the compute threads leave: those wait for each other, so delaying one delays all."""
+def _start_worker(_: int) -> None:
+    """Loader processes take what the compute threads leave: those wait for each other, so delaying one delays all.
+
+    Ctrl-C reaches every process of a terminal: here it is ignored, so that the step that it interrupts gets its data.
+    """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(5)

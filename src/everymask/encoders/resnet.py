@@ -59,7 +59,7 @@ class ConvNorm(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self
-        if not isinstance(norm, FrozenBatchNorm):
+        if not (isinstance(norm, FrozenBatchNorm) and isinstance(conv, nn.Conv2d)):
             return super().forward(x)
         # A frozen norm is part of the convolution's weights: one pass over the maps instead of three.
         kernel = conv.weight * norm.scale[:, None, None, None]
@@ -88,18 +88,15 @@ class Bottleneck(nn.Module):
 class Stage(nn.Sequential):
     """Blocks, of which the first may halve the resolution. [B, in, h, w] -> [B, out, h/stride, w/stride]."""
 
-    def __init__(self, blocks: Sequence[Bottleneck], stride: int) -> None:
-        super().__init__(*blocks)
-        self.stride = stride
-
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
+        """`before`, `after`: what is no padding, at the resolution of input and output."""
         for n, block in enumerate(self):
-            x = block(x, valid if n == 0 else halved(valid, self.stride))
+            x = block(x, after if n else before)
         return x
 
 
-def halved(valid: Tensor | None, stride: int = 2) -> Tensor | None:
-    """A mask [B, 1, h, w] at the resolution of a map after a convolution with this stride."""
+def at_stride(valid: Tensor | None, stride: int) -> Tensor | None:
+    """A mask of pixels [B, 1, H, W] at the cells of a map [B, 1, H/stride, W/stride], rounded up."""
     return None if valid is None else valid[..., ::stride, ::stride]
 
 
@@ -132,13 +129,11 @@ class ResNet(nn.Module):
             valid: bool [B, 1, H, W], False on padding, where images are zero; None where there is none. It leaves the
                 rest of the features alone; features of padding mean nothing.
         """
-        x, valid = F.relu(self.stem(images)), halved(valid)
-        x = F.max_pool2d(keep_valid(x, valid), kernel_size=3, stride=2, padding=1)
-        valid = halved(valid)
+        x = keep_valid(F.relu(self.stem(images)), at_stride(valid, 2))
+        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         features = []
-        for stage in self.stages:
-            x = stage(x, valid)
-            valid = halved(valid, stage.stride)
+        for stage, before, after in zip(self.stages, (4, *self.strides), self.strides, strict=False):
+            x = stage(x, at_stride(valid, before), at_stride(valid, after))
             features.append(x)
         return features
 
@@ -148,7 +143,7 @@ def _stage(in_channels: int, out_channels: int, depth: int, norm: Norm, *, first
     stride = 1 if first or dilate else 2
     blocks = [Bottleneck(in_channels, out_channels, norm, stride, dilation=1)]
     blocks += [Bottleneck(out_channels, out_channels, norm, 1, 2 if dilate else 1) for _ in range(depth - 1)]
-    return Stage(blocks, stride)
+    return Stage(*blocks)
 
 
 def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:

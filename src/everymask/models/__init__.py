@@ -4,7 +4,11 @@ A model file defines ``Config`` (frozen dataclass) and ``PRESETS`` (always with 
 ``forward(batch) -> Prediction``, ``loss(batch) -> dict of weighted terms`` and ``param_groups(lr, weight_decay)``,
 ``RECIPE`` (training defaults), ``TASKS`` (post-processing by name, the default first), ``published(config,
 preprocessor)`` (the ``Config`` of a checkpoint in the layout of `transformers`, None if it is another system's) and
-``convert(state_dict)`` (published weights to ours, strict).
+``convert(state_dict)`` (published weights to ours, strict). Where weights were first published as tensors alone, also
+``original(state_dict, name)``: the ``Config`` read off their shapes and the file's name, None if they are not its own.
+
+Where published weights name no classes, ``LABELS`` is their table; parameters that they lack, and that begin at random,
+have names that start with one of ``FRESH``.
 """
 
 from __future__ import annotations

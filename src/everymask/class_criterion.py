@@ -1,0 +1,62 @@
+"""The training criterion of models whose query t is class t: binary cross entropy of every class, without matching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import losses
+from .types import VOID, Batch, Prediction
+
+
+@dataclass(frozen=True)
+class ClassCriterion:
+    """Each point is of one class or of none (CAT-Seg, Cho et al. 2024, section 3.5).
+
+    Attributes:
+        points: random points an image; 0 takes every pixel of the content.
+        void: "ignored", or "negative" as in the published code, where points of unknown truth are trained to be none of
+            the classes.
+    """
+
+    points: int
+    void: str = "ignored"
+
+    def __call__(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """`mask`: the mean over classes and points."""
+        total, counted = prediction.class_logits.new_zeros(()), 0
+        for b, (points, logits) in enumerate(self._sampled(prediction, batch)):
+            x, y = points.long().unbind(-1)
+            classes = batch.truth()[b].class_map(len(logits))[y, x]
+            known = (classes != VOID) | (self.void == "negative")
+            total = total + (class_bce(logits.float(), classes) * known).sum()
+            counted += int(known.sum()) * len(logits)
+        return {"mask": total / max(1, counted)}
+
+    def _sampled(self, prediction: Prediction, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+        """Points [P, 2] of each image and the logits [T, P] there."""
+        device = batch.images.device
+        if self.points:
+            drawn = losses.random_points(batch.letterboxes, self.points, device)
+            yield from zip(drawn, prediction.masks.sample(drawn), strict=True)
+            return
+        every = torch.arange(prediction.class_logits.shape[1], device=device)
+        for b, box in enumerate(batch.letterboxes):
+            yield losses.every_point(box, device), prediction.masks.decode(b, every, box.content).flatten(1)
+
+
+def class_bce(logits: Tensor, classes: Tensor) -> Tensor:
+    """Binary cross entropy [P] summed over classes, from one target a point.
+
+    ``softplus(x) - x * target``: only the logit of a point's own class is taken off, so no [T, P] of targets is made.
+
+    Args:
+        logits: [T, P].
+        classes: int64 [P]; T, or void, is none of the classes.
+    """
+    own = F.pad(logits, (0, 0, 0, 1)).gather(0, classes.where(classes != VOID, len(logits))[None])[0]
+    return F.softplus(logits).sum(0) - own

@@ -1,0 +1,497 @@
+"""CAT-Seg (Cho et al. 2024) on SigLIP 2, SigLIP or CLIP: segments any list of words.
+
+    words -> prompts -> text tower -> text features --+
+    photo -> windows and the whole -> image tower     | cosines -> aggregation over image and words -> logits a word
+                                      dense features -+                  |
+                                      middle layers -> upsampling decoder -> blended -> one map a word
+
+Query t is class t: no matching, and what a pixel is not is learnt by binary cross entropy for each word. So a pixel can
+be none of the words (`background`). Image features and text features are kept: other words for the same photo cost no
+encoding, and neither does another photo for the same words.
+
+`compat="original"` is the system as first published: photos squashed to a square, windows blended by probability, the
+first synonym alone, the 256 most similar words of more, and void trained as "none of the words".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .. import postprocess, vocabulary
+from ..class_criterion import ClassCriterion
+from ..datasets import coco_classes
+from ..encoders import clip, siglip
+from ..encoders.siglip import Kind, TowerSizes, Trained
+from ..encoders.tokenize import FolderTokenizer, HashTokenizer, Tokenizer, has_tokenizer
+from ..encoders.words import Ensemble, WordEncoder
+from ..labels import LabelMap
+from ..layers import aggregation
+from ..layers.aggregation import Aggregator, DenseFeatures
+from ..layers.class_maps import ClassMaps
+from ..layers.normalize import Normalize
+from ..layers.param_groups import param_groups
+from ..layers.views import Mosaic, View, by_grid, patches, pixels, plan, stretched
+from ..model import EncodeOnce
+from ..recipe import TrainConfig
+from ..types import Batch, Letterbox, Prediction
+
+HASH, FOLDER = "hash", "."
+"""Tokenizers without files, and in the checkpoint's own folder."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a CAT-Seg.
+
+    Attributes:
+        image_side: longest side of the photo on its canvas at inference.
+        resolution: longest side in pixels of what the image tower sees at once; a larger canvas is seen in windows.
+        kind, patch, positions, width, depth, heads, hidden, text_width, text_depth, text_heads, text_hidden,
+            text_length, tokens, space: of the towers, see `TowerSizes`.
+        tokenizer: name on the Hub or folder; a checkpoint that holds one uses that. "hash" needs none,
+            "." is the checkpoint's.
+        templates: prompt templates: "single", "imagenet" or texts with ``{}``.
+        ensemble: what becomes of many templates: the "mean" of their text features, or a channel of similarity each.
+        dim, aggregation_heads, layers, window, padding, decoder: of the `Aggregator`; the window is in patches.
+        pooling: in training, attention over words takes place at the mean of so many cells in either direction.
+        train_towers: "attention" trains the query and value projections, "lora" updates of `rank` to them.
+        tower_rate: the towers' learning rate relative to the others'.
+        points: points an image that the loss sees, 0 for every pixel.
+        background: pixels whose best word has less probability than this are none of the words; None, as in the paper,
+            gives every pixel one.
+    """
+
+    image_side: int = 640
+    resolution: int = 384
+    kind: Kind = "siglip"
+    patch: int = 16
+    positions: int = 24
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    hidden: int = 3072
+    text_width: int = 768
+    text_depth: int = 12
+    text_heads: int = 12
+    text_hidden: int = 3072
+    text_length: int = 64
+    tokens: int = 256_000
+    space: int = 768
+    tokenizer: str = "google/siglip2-base-patch16-384"
+    templates: tuple[str, ...] = ("single",)
+    ensemble: Ensemble = "mean"
+    dim: int = 128
+    aggregation_heads: int = 4
+    layers: int = 2
+    window: int = 12
+    padding: int = 256
+    decoder: tuple[int, ...] = (64, 32)
+    pooling: int = 2
+    train_towers: Trained = "attention"
+    rank: int = 8
+    tower_rate: float = 0.01
+    points: int = 12544
+    background: float | None = None
+    compat: Literal["default", "original"] = "default"
+
+    @property
+    def towers(self) -> TowerSizes:
+        """The sizes of the towers."""
+        return TowerSizes(**{field.name: getattr(self, field.name) for field in fields(TowerSizes)})
+
+    @property
+    def grid(self) -> int:
+        """Patches a side of the largest view."""
+        return max(1, self.resolution // self.patch)
+
+
+_B384 = Config()
+_L: dict[str, Any] = {"width": 1024, "depth": 24, "heads": 16, "hidden": 4096}
+_SO: dict[str, Any] = {"width": 1152, "depth": 27, "heads": 16, "hidden": 4304}
+
+
+def _siglip2(name: str, resolution: int, **sizes: Any) -> Config:
+    """SigLIP 2 with towers of equal size."""
+    own = sizes | {f"text_{key}": value for key, value in sizes.items()} | {"space": sizes.get("width", 768)}
+    own |= _seen(resolution, resolution // 16) | {"positions": resolution // 16}
+    return replace(_B384, **own, tokenizer=f"google/siglip2-{name}")
+
+
+def _seen(resolution: int, grid: int) -> dict[str, Any]:
+    """Sides for a tower that sees `grid` patches a side: canvas as 640 to 384, windows of half or a third."""
+    window = next((grid // parts for parts in (2, 3) if grid % parts == 0), 12)
+    return {"image_side": resolution * 5 // 3 // 32 * 32, "resolution": resolution, "window": window}
+
+
+_CLIP_B = replace(
+    _B384,
+    kind="clip",
+    positions=14,
+    text_width=512,
+    text_heads=8,
+    text_hidden=2048,
+    text_length=77,
+    tokens=49408,
+    space=512,
+    tokenizer="openai/clip-vit-base-patch16",
+    compat="original",
+)
+_CLIP_L = replace(
+    _CLIP_B,
+    **_L,
+    image_side=560,
+    resolution=336,
+    patch=14,
+    positions=24,
+    text_width=768,
+    text_heads=12,
+    text_hidden=3072,
+    space=768,
+    tokenizer="openai/clip-vit-large-patch14-336",
+)
+_SMALL = Config(
+    image_side=256,
+    resolution=256,
+    kind="siglip",
+    patch=8,
+    positions=32,
+    width=96,
+    depth=3,
+    heads=3,
+    hidden=192,
+    text_width=64,
+    text_depth=1,
+    text_heads=2,
+    text_hidden=128,
+    text_length=16,
+    tokens=4096,
+    space=96,
+    tokenizer=HASH,
+    templates=("{}",),
+    dim=32,
+    aggregation_heads=2,
+    layers=1,
+    window=8,
+    padding=0,
+    decoder=(32, 16),
+    train_towers="full",
+    tower_rate=1.0,
+    points=4096,
+)
+
+PRESETS = {
+    "siglip2-b16-224": _siglip2("base-patch16-224", 224),
+    "siglip2-b16-384": _B384,
+    "siglip2-b16-512": _siglip2("base-patch16-512", 512),
+    "siglip2-l16-384": _siglip2("large-patch16-384", 384, **_L),
+    "siglip2-so400m-384": _siglip2("so400m-patch16-384", 384, **_SO),
+    "siglip2-naflex-b16": replace(_B384, kind="naflex", positions=16, tokenizer="google/siglip2-base-patch16-naflex"),
+    "clip-b16": _CLIP_B,
+    "clip-l14": _CLIP_L,
+    "small": _SMALL,
+    "tiny": replace(
+        _SMALL,
+        image_side=96,
+        resolution=96,
+        positions=12,
+        width=32,
+        heads=2,
+        hidden=64,
+        text_width=32,
+        text_hidden=64,
+        space=32,
+        text_length=16,
+        tokens=512,
+        window=6,
+        padding=4,
+        decoder=(16, 8),
+        points=2048,
+        pooling=1,
+        background=0.5,
+    ),
+}
+
+RECIPE = TrainConfig(
+    steps=80_000,
+    batch_size=4,
+    image_side=384,
+    validate_side=640,
+    lr=2e-4,
+    weight_decay=1e-4,
+    warmup=0,
+    final_lr=0.0,
+    clip=0.01,
+    ema=0.0,
+    scale=(1.0, 2.0),
+    validate_every=5000,
+    max_val=500,
+)
+
+TASKS = {
+    "semantic": partial(postprocess.semantic, reduce="max"),
+    "cutout": partial(postprocess.cutout, mask_threshold=0.5),
+}
+
+LABELS = coco_classes.STUFF
+"""The classes of a published tower, which names none itself: those CAT-Seg is trained with."""
+
+FRESH = ("aggregator.",)
+"""What a published tower does not have, and begins with random weights."""
+
+MOST_VIEWS = 8
+"""Views of equal size that go through the image tower together at inference."""
+
+CELLS = 4
+"""Cells a side that the decoder makes of each patch."""
+
+BEST, LEFT_OUT = 256, -100.0
+"""Words kept in the published way, and the logit of all others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Views of equal size, and their features in the same order."""
+
+    views: list[View]
+    features: DenseFeatures
+
+
+class Model(EncodeOnce):
+    """CAT-Seg. See the head of this file for the picture.
+
+    Args:
+        labels: the words, until others are given: `with_classes`.
+
+    Attributes:
+        words: makes text features of the words.
+    """
+
+    open_vocabulary = True
+
+    def __init__(self, config: Config, labels: LabelMap) -> None:
+        super().__init__(config, labels)
+        own = (
+            {"mean": clip.MEAN, "std": clip.STD} if config.kind == "clip" else {"mean": [127.5] * 3, "std": [127.5] * 3}
+        )
+        self.normalize = Normalize(**own)
+        self.encoder = (clip.ClipTowers if config.kind == "clip" else siglip.SiglipTowers)(config.towers)
+        self.aggregator = Aggregator(
+            config.space,
+            config.width,
+            channels=1 if config.ensemble == "mean" else len(vocabulary.templates(config.templates)),
+            dim=config.dim,
+            heads=config.aggregation_heads,
+            layers=config.layers,
+            side=config.window,
+            padding=config.padding,
+            decoder=config.decoder,
+        )
+        siglip.choose_trained(self.encoder, config.train_towers, config.rank)
+        self.words = WordEncoder(
+            config.templates, config.ensemble, config.text_length, self._tokenizer(config.tokenizer), self.is_original
+        )
+        self.criterion = ClassCriterion(config.points, "negative" if self.is_original else "ignored")
+
+    @property
+    def is_original(self) -> bool:
+        """Whether it does as the published code does."""
+        return bool(self.config.compat == "original")
+
+    def _tokenizer(self, source: str | Path) -> Tokenizer:
+        return HashTokenizer(self.config.tokens) if source == HASH else FolderTokenizer(source, self.encoder.lowercase)
+
+    # ---- words ----
+
+    def with_classes(self, classes: LabelMap | Iterable[str]) -> Model:
+        """The same model with other words: weights and what was encoded are shared.
+
+        Args:
+            classes: words, each a class, synonyms after commas (``"sofa, couch"``); or lists by name, see
+                `everymask.vocabulary`.
+
+        Raises:
+            UsageError: no word, an empty one, or the same twice.
+        """
+        other = super().with_classes(vocabulary.words(classes))
+        assert isinstance(other, Model)
+        return other
+
+    def read_extras(self, folder: Path) -> None:
+        """Take the tokenizer of a checkpoint folder."""
+        if self.config.tokenizer != HASH and has_tokenizer(folder):
+            self.words.tokenizer = self._tokenizer(folder)
+
+    def write_extras(self, folder: Path) -> None:
+        """Let the tokenizer travel with the weights."""
+        self.words.tokenizer.save(folder)
+
+    def text_features(self) -> Tensor:
+        """[T, P, D] of the words, of unit length."""
+        return self.words.features(self.encoder, self.labels, self.normalize.mean.device)
+
+    # ---- photo ----
+
+    def letterbox(self, source: tuple[int, int], side: int | None = None) -> Letterbox:
+        if not self.is_original:
+            return super().letterbox(source, side)
+        square = (side or self.config.image_side,) * 2
+        return Letterbox(source, square, square)
+
+    def task_options(self, task: str) -> dict[str, Any]:
+        return {"background": self.config.background} if task == "semantic" else {}
+
+    def encode(self, batch: Batch) -> list[Encoded]:
+        """Views of all images, by their size, with their features."""
+        images = self.normalize(batch.images)
+        parts = [
+            stretched(image[:, : box.content[0], : box.content[1]], self._pixels(box))
+            for image, box in zip(images, batch.letterboxes, strict=True)
+        ]
+        views = [view for b, box in enumerate(batch.letterboxes) for view in self._views(b, box)]
+        most = len(views) if torch.is_grad_enabled() else MOST_VIEWS
+        groups = by_grid(views, most)
+        return [Encoded(group, self._features(group, parts)) for group in groups]
+
+    def _features(self, views: Sequence[View], images: Sequence[Tensor]) -> DenseFeatures:
+        seen = [pixels(images[view.image], view, self.config.patch) for view in views]
+        features: DenseFeatures = self.encoder.images(torch.stack(seen))
+        return features
+
+    def _views(self, b: int, box: Letterbox) -> list[View]:
+        window = self.config.grid
+        return plan(b, patches(box.content, self.config.patch), window, max(1, round(window * 2 / 3)))
+
+    def _pixels(self, box: Letterbox) -> tuple[int, int]:
+        """The size of an image as whole patches."""
+        height, width = patches(box.content, self.config.patch)
+        return height * self.config.patch, width * self.config.patch
+
+    # ---- both ----
+
+    def answer(self, features: list[Encoded], batch: Batch, pooling: int = 1) -> Prediction:
+        """Query t is class t.
+
+        Args:
+            pooling: as in `Aggregator.forward`.
+        """
+        text = self.text_features()
+        views = [view for group in features for view in group.views]
+        mosaics = [self._mosaic(b, box, views, len(text)) for b, box in enumerate(batch.letterboxes)]
+        for group in features:
+            for part, logits in self._logits(group.features, text, pooling):
+                for own, view in zip(logits, group.views, strict=True):
+                    mosaics[view.image].add(part, own, view)
+        maps = ClassMaps([mosaic.finish() for mosaic in mosaics], batch.letterboxes)
+        return Prediction(certain(len(mosaics), len(text), text), maps, by_class=True)
+
+    def _mosaic(self, b: int, box: Letterbox, views: Sequence[View], count: int) -> Mosaic:
+        own = [view for view in views if view.image == b]
+        grid = patches(box.content, self.config.patch)
+        if self.is_original:
+            return Mosaic(count, grid, own, self.config.patch, "probabilities", self.normalize.mean)
+        return Mosaic(count, grid, own, CELLS, "logits", self.normalize.mean)
+
+    def _logits(self, features: DenseFeatures, text: Tensor, pooling: int) -> Iterator[tuple[slice, Tensor]]:
+        """Logits [b, t, h, w] by chunks of words."""
+        if self.is_original and len(text) > BEST:
+            yield from self._best(features, text, pooling)
+        else:
+            yield from self.aggregator.stream(features, text, pooling)
+
+    def _best(self, features: DenseFeatures, text: Tensor, pooling: int) -> Iterator[tuple[slice, Tensor]]:
+        """The published way with many words: the most similar ones of each view, all others excluded."""
+        height, width = features.grid
+        logits = text.new_full((len(features), len(text), CELLS * height, CELLS * width), LEFT_OUT)
+        for v in range(len(features)):
+            one = DenseFeatures(features.aligned[v : v + 1], features.early[v : v + 1], features.middle[v : v + 1])
+            kept = self.aggregator.similarities(one, text)[0].flatten(1).amax(1).topk(BEST).indices
+            logits[v, kept] = self.aggregator(one, text[kept], pooling)[0]
+        yield slice(0, len(text)), logits
+
+    # ---- training ----
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Binary cross entropy of every word at points whose truth is known."""
+        prediction = self.answer(self.encode(batch), batch, self.config.pooling)
+        return self.criterion(prediction, batch)
+
+    def param_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Every trained parameter once; the towers learn slowly."""
+        return param_groups(self, lr, weight_decay, rates={"encoder": self.config.tower_rate})
+
+
+def certain(images: int, count: int, like: Tensor) -> Tensor:
+    """Class logits [B, T, T+1] that say what is so: query t is class t."""
+    return (30 * torch.eye(count, count + 1, device=like.device, dtype=like.dtype)).expand(images, -1, -1)
+
+
+# ---- published weights ----
+
+_PREDICTOR = "sem_seg_head.predictor."
+
+
+def published(config: dict[str, Any], preprocessor: dict[str, Any]) -> Config | None:
+    """A CAT-Seg on the towers of a checkpoint in the layout of `transformers`, None if these are no such towers.
+
+    Args:
+        config: its ``config.json``.
+        preprocessor: its ``preprocessor_config.json``, empty if there is none.
+    """
+    kind = config.get("model_type")
+    if kind not in ("siglip", "siglip2", "clip"):
+        return None
+    sizes = (clip if kind == "clip" else siglip).published_sizes(config)
+    grid = 24 if sizes.kind == "naflex" else sizes.positions
+    return Config(**vars(sizes), **_seen(grid * sizes.patch, grid), tokenizer=FOLDER)
+
+
+def original(state_dict: dict[str, Tensor], name: str) -> Config | None:
+    """The configuration of a published CAT-Seg (``model_base.pth``), None if the weights are others'."""
+    if f"{_PREDICTOR}transformer.conv1.weight" not in state_dict:
+        return None
+    towers, parts = _published_parts(state_dict)
+    dim, channels = parts["conv1.weight"].shape[:2]
+    sizes = clip.openai_sizes(towers)
+    return Config(
+        **vars(sizes),
+        image_side=40 * sizes.patch,
+        resolution=24 * sizes.patch,
+        tokenizer=_CLIP_B.tokenizer if sizes.patch == _CLIP_B.patch else _CLIP_L.tokenizer,
+        templates=("single",) if channels == 1 else ("imagenet",),
+        ensemble="mean" if channels == 1 else "channels",
+        dim=dim,
+        layers=1 + max(int(key.split(".")[1]) for key in parts if key.startswith("layers.")),
+        decoder=(len(parts["decoder1.conv.double_conv.0.weight"]), len(parts["decoder2.conv.double_conv.0.weight"])),
+        compat="original",
+    )
+
+
+def convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of towers in the layout of `transformers`, or of a published CAT-Seg, to ours; ours are left alone."""
+    if any(name.startswith(_PREDICTOR) for name in state_dict):
+        towers, parts = _published_parts(state_dict)
+        own = _prefixed("encoder.", clip.from_openai(towers))
+        return own | _prefixed("aggregator.", aggregation.from_published(parts))
+    if not any(name.startswith("vision_model.") for name in state_dict):
+        return state_dict
+    kind = clip if "visual_projection.weight" in state_dict else siglip
+    return _prefixed("encoder.", kind.from_transformers(state_dict))
+
+
+def _published_parts(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of a published CAT-Seg: of CLIP, and of all else."""
+    inner = {name.removeprefix(_PREDICTOR): value for name, value in state.items()}
+    towers = {n.removeprefix("clip_model."): v for n, v in inner.items() if n.startswith("clip_model.")}
+    others = {n.removeprefix("transformer."): v for n, v in inner.items() if not n.startswith("clip_model.")}
+    return towers, others
+
+
+def _prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in state.items()}

@@ -1,0 +1,253 @@
+"""SAM 2: the contract of every system, parity with `transformers`, the multi-step loss, what learns."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import Sam2Config, Sam2Model
+
+from everymask.metrics import SemanticIoU
+from everymask.models import create_model
+from everymask.models.sam2 import PRESETS, Config, Model, convert, published
+from everymask.predict import fit, predict
+from everymask.prompted import prompted
+from everymask.prompts import PromptSettings, draw_prompts
+from everymask.types import Batch, Letterbox, Prediction, Prompts, Sample, Segments
+from tests.contract import ModelContract, gradient_faults, segment_faults, total
+from tests.scenes import LABELS, scene
+
+TINY = PRESETS["tiny"]
+CLOSE = {"rtol": 0.0, "atol": 1e-4}
+
+# ---- parity with transformers ----
+
+
+def peer_config(config: Config = TINY) -> Sam2Config:
+    """The same sizes in the words of `transformers`."""
+    cells = config.image_side // 4
+    widths = [config.width * 2**n for n in range(4)]
+    return Sam2Config(
+        vision_config={
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model",
+                "hidden_size": config.width,
+                "num_attention_heads": config.heads[0],
+                "image_size": [config.image_side] * 2,
+                "window_positional_embedding_background_size": [config.background] * 2,
+                "blocks_per_stage": list(config.depths),
+                "embed_dim_per_stage": widths,
+                "num_attention_heads_per_stage": list(config.heads),
+                "window_size_per_stage": list(config.windows),
+                "global_attention_blocks": list(config.global_blocks),
+            },
+            "backbone_channel_list": widths[::-1],
+            "backbone_feature_sizes": [[cells // n] * 2 for n in (1, 2, 4)],
+            "fpn_hidden_size": config.dim,
+        },
+        prompt_encoder_config={"hidden_size": config.dim, "image_size": config.image_side},
+        mask_decoder_config={
+            "hidden_size": config.dim,
+            "mlp_dim": config.hidden_dim,
+            "num_attention_heads": config.decoder_heads,
+            "iou_head_hidden_dim": config.dim,
+        },
+    )
+
+
+def spread(model: torch.nn.Module, seed: int = 0) -> None:
+    """Random weights under which all parts matter."""
+    torch.manual_seed(seed)
+    for name, p in model.named_parameters():
+        torch.nn.init.normal_(p, std=0.3 if p.ndim <= 1 or "embed" in name or "token" in name else 0.15)
+
+
+def own_normalization(model: Model) -> dict[str, Tensor]:
+    """What `transformers` keeps with the preprocessor."""
+    return {name: value for name, value in model.state_dict().items() if name.startswith("normalize.")}
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Model, Sam2Model]:
+    """Ours and theirs with the same weights."""
+    peer = Sam2Model(peer_config()).eval()
+    spread(peer)
+    state = peer.state_dict()
+    state["shared_image_embedding.positional_embedding"] = state["prompt_encoder.shared_embedding.positional_embedding"]
+    peer.load_state_dict(state)
+    ours = create_model("sam2", "tiny", classes=LABELS).eval()
+    ours.load_state_dict(convert(peer.state_dict()) | own_normalization(ours))
+    assert isinstance(ours, Model)
+    return ours, peer
+
+
+def photo(seed: int = 0, side: int = 64) -> Batch:
+    torch.manual_seed(seed)
+    images = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
+    return Batch(images, (Letterbox((side, side), (side, side), (side, side)),))
+
+
+def asked(points: list[list[tuple[float, float]]], labels: list[list[int]], masks: Tensor | None = None) -> Prompts:
+    rows = [n for n, own in enumerate(points) for _ in own]
+    xy = torch.tensor([p for own in points for p in own], dtype=torch.float32).reshape(-1, 2)
+    return Prompts(xy, torch.tensor([k for own in labels for k in own], dtype=torch.int32), torch.tensor(rows).long(), masks=masks)
+
+
+POINTS = [[(12.0, 20.0)], [(40.0, 31.0)], [(5.5, 60.0)]]
+BOXES = [[(3.0, 4.0), (30.0, 50.0)], [(20.0, 10.0), (60.0, 22.0)]]
+
+
+@pytest.mark.parametrize("case", ["point", "points", "box", "box and points", "mask", "point and mask"])
+@pytest.mark.parametrize("multimask", [True, False])
+@torch.no_grad()
+def test_parity(pair: tuple[Model, Sam2Model], case: str, multimask: bool) -> None:
+    ours, peer = pair
+    batch = photo()
+    torch.manual_seed(3)
+    masks = torch.randn(2, 16, 16) * 4
+    prompts, inputs = {
+        "point": (asked(POINTS, [[1], [1], [0]]), {"points": POINTS, "labels": [[1], [1], [0]]}),
+        "points": (asked([p * 3 for p in POINTS], [[1, 0, -1]] * 3), {"points": [p * 2 for p in POINTS], "labels": [[1, 0]] * 3}),
+        "box": (asked(BOXES, [[2, 3]] * 2), {"boxes": BOXES}),
+        "box and points": (
+            asked([b + p for b, p in zip(BOXES, POINTS, strict=False)], [[2, 3, 1], [2, 3, 0]]),
+            {"boxes": BOXES, "points": POINTS[:2], "labels": [[1], [0]]},
+        ),
+        "mask": (asked([[], []], [[], []], masks), {"masks": masks}),
+        "point and mask": (asked(POINTS[:2], [[1], [0]], masks), {"points": POINTS[:2], "labels": [[1], [0]], "masks": masks}),
+    }[case]
+    count = prompts.count
+    answers = []
+    for n in range(count) if "masks" in inputs else [slice(None)]:  # Theirs takes one mask for all objects.
+        own = {k: v[n] if isinstance(n, slice) else v[n : n + 1] for k, v in inputs.items()}
+        kinds = {
+            "input_points": torch.tensor([own["points"]]) if "points" in own else None,
+            "input_labels": torch.tensor([own["labels"]]) if "labels" in own else None,
+            "input_boxes": torch.tensor([own["boxes"]]).flatten(2) if "boxes" in own else None,
+            "input_masks": own["masks"][:, None] if "masks" in own else None,
+        }
+        answers.append(peer(ours.normalize(batch.images), multimask_output=multimask, **kinds))
+    theirs = torch.cat([answer.pred_masks[0] for answer in answers])
+    scores = torch.cat([answer.iou_scores[0] for answer in answers])
+    presence = torch.cat([answer.object_score_logits[0, :, 0] for answer in answers])
+    levels = ours.encode(batch)[0]
+    found = ours.candidates(levels, prompts, torch.full((count,), multimask))
+    torch.testing.assert_close(found.presence, presence, **CLOSE)
+    if multimask:
+        torch.testing.assert_close(found.logits[:, 1:], theirs, **CLOSE)
+        torch.testing.assert_close(found.ious[:, 1:], scores, **CLOSE)
+    else:
+        logits, ious, _ = found.pick(found.trusted())
+        torch.testing.assert_close(logits, theirs[:, 0], **CLOSE)
+        torch.testing.assert_close(ious, scores[:, 0], **CLOSE)
+    assert theirs.std() > 0.1
+    assert theirs.flatten(2).std(2).min() > 0.01
+
+
+def test_published_configuration() -> None:
+    config = peer_config().to_dict()
+    expected = dataclasses.replace(Config(), **{f: getattr(TINY, f) for f in ("image_side", "width", "depths", "heads", "windows", "global_blocks", "dim", "decoder_heads", "hidden_dim")})
+    assert published(config, {}) == expected
+    assert published({"model_type": "maskformer"}, {}) is None
+
+
+# ---- the contract of every system ----
+
+
+def told(batch: Batch) -> Batch:
+    """The batch with four prompted objects an image: the box of each segment, and a click on each."""
+    prompts = []
+    for truth, box in zip(batch.truth(), batch.letterboxes, strict=True):
+        boxes = draw_prompts(truth, PromptSettings(("box",)))
+        clicks = draw_prompts(truth, PromptSettings(("center",)))
+        inside = dataclasses.replace(clicks, objects=clicks.objects + len(truth))
+        both = [torch.cat(pair) for pair in zip(*([p.points, p.labels, p.objects] for p in (boxes, inside)), strict=True)]
+        prompts.append(Prompts(*both, classes=truth.classes.repeat(2)))
+    return dataclasses.replace(batch, prompts=tuple(prompts))
+
+
+def segments_of(model: Model, sample: Sample, side: int, **options: Any) -> Segments:
+    """The objects of a sample, each told by its box in the photo."""
+    drawn = draw_prompts(sample.segments, PromptSettings(("box",)))
+    drawn = dataclasses.replace(drawn, classes=sample.segments.classes)
+    letterbox = model.letterbox(sample.segments.size, side)
+    batch = fit(sample.image, letterbox, drawn)
+    with torch.no_grad():
+        return prompted(model.recall(batch), letterbox, model.labels, **options)
+
+
+class TestSam2(ModelContract):
+    """Forward passes are asked for the objects of the truth; the loss draws its own prompts."""
+
+    system = "sam2"
+
+    @pytest.fixture(autouse=True)
+    def _tell(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        answer = Model.answer
+
+        def asked_for(model: Model, features: Any, batch: Batch) -> Prediction:
+            wanting = batch.prompts is None and batch.segments is not None
+            return answer(model, features, told(batch) if wanting else batch)
+
+        monkeypatch.setattr(Model, "answer", asked_for)
+
+    def test_loss_is_finite_and_reaches_every_trained_parameter(self, batch: Batch) -> None:
+        """What a step reaches depends on its prompts: which of three candidates is best, whether a click is negative."""
+        model = self.create().train()
+        model.config = dataclasses.replace(model.config, clicks=3)
+        for seed in range(12):
+            torch.manual_seed(seed)
+            terms = model.loss(batch)
+            assert set(terms) == {"mask", "dice", "iou", "presence"}
+            assert all(value.shape == () and torch.isfinite(value) for value in terms.values())
+            total(terms).backward()
+        assert gradient_faults(model) == []
+        # Of the three candidates for a click, only the best learns.
+        unseen = {n for n in (1, 2, 3) if not model.decoder.mask_decoder.output_hypernetworks_mlps[n].proj_out.bias.grad.any()}
+        assert len(unseen) < 3
+        still = [name for name, p in model.named_parameters() if not p.grad.any()]
+        assert [name for name in still if not any(f"hypernetworks_mlps.{n}." in name for n in unseen)] == []
+
+    def test_void_and_padding_get_no_gradient(self, model: Model, batch: Batch) -> None:
+        for cells in (False, True):
+            criterion = dataclasses.replace(model.criterion, cells=cells)
+            for b, truth in enumerate(batch.truth()):
+                lesson = model._lesson(batch, b)
+                logits = torch.randn(2, 3, 24, 24, requires_grad=True)
+                ious, presence = torch.rand(2, 3), torch.randn(2)
+                total(criterion(logits, ious, presence, lesson, torch.arange(2))).backward()
+                seen = (logits.grad != 0).any(0).any(0)
+                # A cell is seen if interpolation takes it for any known pixel.
+                known = torch.nn.functional.pad((~truth.void).float(), (0, 96 - truth.size[1], 0, 96 - truth.size[0]))
+                near = torch.nn.functional.max_pool2d(known[None, None], 12, 4, 4)[0, 0][:24, :24] > 0
+                assert not seen[~near].any()
+                assert seen.float().mean() > 0.2
+
+    def test_one_image_is_learnt(self, learnt: Model) -> None:
+        sample = scene()
+        found = segments_of(learnt, sample, self.side)
+        count = len(LABELS)
+        assert SemanticIoU(count).update(found.class_map(count), sample.segments.class_map(count))["miou"] > 0.9
+
+    def test_every_task_gives_consistent_segments(self, learnt: Model, module: ModuleType) -> None:
+        sample = scene(101, 151)
+        for overlap in ("score", "layers"):
+            segments = segments_of(learnt, sample, self.side, overlap=overlap)
+            assert segment_faults(segments, (101, 151)) == []
+            assert {s.label for s in segments} == set(LABELS.names)
+        found = predict(learnt, sample.image, task="automatic", side=self.side, grid=4, iou=0.3, stability=0.3).segments
+        assert [fault for fault in segment_faults(found, (101, 151)) if fault != "class table"] == []
+        assert {s.label for s in found} == {"object"}
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 37), (37, 1), (33, 47), (3, 400)])
+    def test_photos_of_any_size(self, learnt: Model, module: ModuleType, size: tuple[int, int]) -> None:
+        photo = np.full((*size, 3), (220, 60, 40), np.uint8)
+        box = (0, 0, size[1] - 1, size[0] - 1)
+        for options in ({"boxes": [box]}, {"points": [(0, 0)]}, {"task": "automatic", "grid": 3, "iou": 0.0, "stability": 0.0}):
+            segments = predict(learnt, photo, **options).segments
+            assert [fault for fault in segment_faults(segments, size) if fault != "class table"] == []
