@@ -84,11 +84,20 @@ def peer_network(sizes: Sizes) -> Any:
     }
     config = DetrConfig(**settings)
     model = DetrForSegmentation(config).eval()
-    torch.nn.init.normal_(model.detr.model.query_position_embeddings.weight)
+    sharpen(model)
     # As published, and as ours do it: all of the encoder but its start learns.
     for name, parameter in model.detr.model.backbone.named_parameters():
         parameter.requires_grad_("embedder" not in name and "stages.0" not in name)
     return model
+
+
+@torch.no_grad()
+def sharpen(model: Any) -> None:
+    """Random weights look everywhere alike, and all queries give one mask: make them look at places of their own."""
+    torch.nn.init.normal_(model.detr.model.query_position_embeddings.weight)
+    for attention in (*(layer.encoder_attn for layer in model.detr.model.decoder.layers), model.bbox_attention):
+        attention.q_proj.weight *= 30
+    model.mask_head.conv1.conv.weight[:, model.config.d_model :] *= 20_000
 
 
 def own_network(peer: Any, sizes: Sizes) -> Any:
@@ -107,9 +116,6 @@ def spread(peer: Any, images: Tensor, kept: int) -> float:
     queries, head = found.last_hidden_state[0], peer.detr.class_labels_classifier
     head.weight.div_(head(queries).std(0, keepdim=True).T / 4)
     head.bias.sub_(head(queries).mean(0))
-    # A query's share of attention in one place is so small that random convolutions would not see it.
-    first, cells = peer.mask_head.conv1.conv.weight, images.shape[-2] * images.shape[-1] // 1024
-    first[:, len(queries[0]) :] *= cells
     scores, classes = head(queries).softmax(-1).max(-1)
     ranked = scores[classes < head.out_features - 1].sort(descending=True).values
     return float(ranked[kept - 1 : kept + 1].mean()) if kept < len(ranked) else 0.0

@@ -30,14 +30,14 @@ LAYERS = [
     {"errors", "files", "manifest", "interrupts", "labels", "types", "recipe"},
     {"image", "transforms", "boxes", "losses", "upsample", "postprocess", "metrics", "prompts", "layers"}
     | {"affine", "resample", "augment", "prompt_files", "prompt_reader", "user_prompts", "features"}
-    | {"clicks", "prompt_criterion", "prompted", "automatic", "frames", "feature_store"}
-    | {"drawing", "maps", "visualize", "compare", "charts", "save", "result", "model"},
+    | {"clicks", "prompt_criterion", "prompted", "automatic", "frames", "feature_store", "lessons"}
+    | {"drawing", "maps", "visualize", "compare", "charts", "save", "result", "model", "heatmaps"},
     {"matcher", "criterion", "class_criterion", "vocabulary", "encoders", "datasets"},
     {"models"},
-    {"predict", "published", "checkpoint", "run_folder", "trace", "tiling"},
+    {"predict", "explain", "published", "checkpoint", "run_folder", "trace", "tiling"},
     {"evaluate", "report", "train", "overfit", "gallery", "doctor_text", "doctor_page", "demo", "export", "cluster"}
-    | {"prompted_evaluation"},
-    {"cli", "tables", "web"},
+    | {"prompted_evaluation", "explain_page"},
+    {"cli", "cli_data", "cli_photos", "cli_prompts", "tables", "web"},
 ]
 MAX_LINES = 500
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import mask_loss, measure, predict_share, startup
+from benchmarks import detr, mask_loss, measure, predict_share, startup
 from benchmarks.measure import Row
 
 
@@ -89,6 +89,24 @@ def test_the_truth_of_the_mask_loss_has_no_gaps() -> None:
     assert len(truth) == mask_loss.SMALL.segments
     assert (dense.sum(0) == 1).all()
     assert (dense.sum((1, 2)) > 0).all()
+
+
+def test_detr_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detr, "peak_memory", lambda prepare, small, full: 1.0)
+    rows = detr.rows(detr.SMALL, rounds=1)
+    check_fields(rows)
+    assert [row.unit for row in rows] == ["s", "MiB", "%", "s", "s", "MiB", "s", "s", "MiB"]
+    assert rows[2].ours == 100  # Of the pixels: both networks give the same logits.
+    assert all(row.peer is not None and row.peer > 0 for row in rows if row.unit != "%")
+
+
+def test_both_sides_of_detr_find_segments_and_train() -> None:
+    assert detr.ours(detr.SMALL)() >= 1
+    assert detr.peer(detr.SMALL)() >= 1
+    kept = {name: step() for name, step in detr.after(detr.SMALL).items()}
+    assert kept == {"ours": detr.SMALL.kept, "peer": detr.SMALL.kept}
+    losses = detr.train_ours(detr.SMALL)(), detr.train_peer(detr.SMALL)()
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
 
 
 def test_predict_share_rows() -> None:

@@ -112,6 +112,19 @@ def test_a_file_in_the_original_layout(masks: bool, tmp_path: Path) -> None:
     check_parity(theirs, ours)
 
 
+def test_the_command_that_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "detr.pth", tmp_path / "ours"
+    torch.save(original_state(reference()), path)
+    main(["convert", "detr", str(path), str(out)])
+    assert capsys.readouterr().out == f"{out}: detr, 5 things and 0 classes of stuff\n"
+    one, other = load(path), load(out)
+    assert (one.config, one.labels) == (other.config, other.labels)
+    torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+    with pytest.raises(SystemExit):
+        main(["convert", "hybrid", str(path), str(out)])
+    assert "these are weights of another system" in capsys.readouterr().err
+
+
 def test_the_file_name_says_that_it_is_dilated(tmp_path: Path) -> None:
     torch.save(original_state(reference()), tmp_path / "detr-r50-dc5-00aa.pth")
     assert load(tmp_path / "detr-r50-dc5-00aa.pth").config.dilated

@@ -272,6 +272,13 @@ def penn_fudan(root: Path) -> Dataset:
     return open_dataset(root)
 
 
+def frames(root: Path) -> Dataset:
+    for n in range(2):
+        write_photo(root / "JPEGImages" / "480p" / "cat" / f"{n:05}.jpg", (4, 3))
+        write_mask(root / "Annotations" / "480p" / "cat" / f"{n:05}.png", CROSS * 3)
+    return open_dataset(root)
+
+
 def voc(root: Path) -> Dataset:
     write(write(root, {"a": CROSS * 15}, "SegmentationClass", "JPEGImages"), {"a": CROSS * 2}, "SegmentationObject")
     return open_dataset(root)
@@ -298,7 +305,10 @@ def pets(root: Path) -> Dataset:
     return open_dataset(write_pets(root), border="foreground")
 
 
-MADE = [folder_of_values, folder_of_colors, camvid, bcss, instances, penn_fudan, voc, yolo, labelme, huggingface, pets]
+MADE = [
+    *(folder_of_values, folder_of_colors, camvid, bcss, instances, penn_fudan, frames, voc, yolo, labelme, huggingface),
+    pets,
+]
 
 
 @pytest.mark.parametrize("make", MADE, ids=lambda make: make.__name__)

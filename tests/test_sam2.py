@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,15 +13,20 @@ import torch
 from torch import Tensor
 from transformers import Sam2Config, Sam2Model
 
+from everymask.checkpoint import load, transfer
+from everymask.datasets import open_dataset
+from everymask.errors import DataError, UsageError
 from everymask.metrics import SemanticIoU
 from everymask.models import create_model
-from everymask.models.sam2 import PRESETS, Config, Model, convert, published
+from everymask.models.sam2 import PRESETS, RECIPE, Config, Model, convert, published
+from everymask.overfit import learn_step
 from everymask.predict import fit, predict
 from everymask.prompted import prompted
 from everymask.prompts import PromptSettings, draw_prompts
+from everymask.train import train
 from everymask.types import Batch, Letterbox, Prediction, Prompts, Sample, Segments
-from tests.contract import ModelContract, gradient_faults, segment_faults, total
-from tests.scenes import LABELS, scene
+from tests.contract import ModelContract, batch_of, gradient_faults, segment_faults, total
+from tests.scenes import LABELS, scene, write_dataset
 
 TINY = PRESETS["tiny"]
 CLOSE = {"rtol": 0.0, "atol": 1e-4}
@@ -95,7 +101,9 @@ def photo(seed: int = 0, side: int = 64) -> Batch:
 def asked(points: list[list[tuple[float, float]]], labels: list[list[int]], masks: Tensor | None = None) -> Prompts:
     rows = [n for n, own in enumerate(points) for _ in own]
     xy = torch.tensor([p for own in points for p in own], dtype=torch.float32).reshape(-1, 2)
-    return Prompts(xy, torch.tensor([k for own in labels for k in own], dtype=torch.int32), torch.tensor(rows).long(), masks=masks)
+    return Prompts(
+        xy, torch.tensor([k for own in labels for k in own], dtype=torch.int32), torch.tensor(rows).long(), masks=masks
+    )
 
 
 POINTS = [[(12.0, 20.0)], [(40.0, 31.0)], [(5.5, 60.0)]]
@@ -112,14 +120,20 @@ def test_parity(pair: tuple[Model, Sam2Model], case: str, multimask: bool) -> No
     masks = torch.randn(2, 16, 16) * 4
     prompts, inputs = {
         "point": (asked(POINTS, [[1], [1], [0]]), {"points": POINTS, "labels": [[1], [1], [0]]}),
-        "points": (asked([p * 3 for p in POINTS], [[1, 0, -1]] * 3), {"points": [p * 2 for p in POINTS], "labels": [[1, 0]] * 3}),
+        "points": (
+            asked([p * 3 for p in POINTS], [[1, 0, -1]] * 3),
+            {"points": [p * 2 for p in POINTS], "labels": [[1, 0]] * 3},
+        ),
         "box": (asked(BOXES, [[2, 3]] * 2), {"boxes": BOXES}),
         "box and points": (
             asked([b + p for b, p in zip(BOXES, POINTS, strict=False)], [[2, 3, 1], [2, 3, 0]]),
             {"boxes": BOXES, "points": POINTS[:2], "labels": [[1], [0]]},
         ),
         "mask": (asked([[], []], [[], []], masks), {"masks": masks}),
-        "point and mask": (asked(POINTS[:2], [[1], [0]], masks), {"points": POINTS[:2], "labels": [[1], [0]], "masks": masks}),
+        "point and mask": (
+            asked(POINTS[:2], [[1], [0]], masks),
+            {"points": POINTS[:2], "labels": [[1], [0]], "masks": masks},
+        ),
     }[case]
     count = prompts.count
     answers = []
@@ -151,7 +165,23 @@ def test_parity(pair: tuple[Model, Sam2Model], case: str, multimask: bool) -> No
 
 def test_published_configuration() -> None:
     config = peer_config().to_dict()
-    expected = dataclasses.replace(Config(), **{f: getattr(TINY, f) for f in ("image_side", "width", "depths", "heads", "windows", "global_blocks", "dim", "decoder_heads", "hidden_dim")})
+    expected = dataclasses.replace(
+        Config(),
+        **{
+            f: getattr(TINY, f)
+            for f in (
+                "image_side",
+                "width",
+                "depths",
+                "heads",
+                "windows",
+                "global_blocks",
+                "dim",
+                "decoder_heads",
+                "hidden_dim",
+            )
+        },
+    )
     assert published(config, {}) == expected
     assert published({"model_type": "maskformer"}, {}) is None
 
@@ -166,7 +196,9 @@ def told(batch: Batch) -> Batch:
         boxes = draw_prompts(truth, PromptSettings(("box",)))
         clicks = draw_prompts(truth, PromptSettings(("center",)))
         inside = dataclasses.replace(clicks, objects=clicks.objects + len(truth))
-        both = [torch.cat(pair) for pair in zip(*([p.points, p.labels, p.objects] for p in (boxes, inside)), strict=True)]
+        both = [
+            torch.cat(pair) for pair in zip(*([p.points, p.labels, p.objects] for p in (boxes, inside)), strict=True)
+        ]
         prompts.append(Prompts(*both, classes=truth.classes.repeat(2)))
     return dataclasses.replace(batch, prompts=tuple(prompts))
 
@@ -208,7 +240,9 @@ class TestSam2(ModelContract):
             total(terms).backward()
         assert gradient_faults(model) == []
         # Of the three candidates for a click, only the best learns.
-        unseen = {n for n in (1, 2, 3) if not model.decoder.mask_decoder.output_hypernetworks_mlps[n].proj_out.bias.grad.any()}
+        unseen = {
+            n for n in (1, 2, 3) if not model.decoder.mask_decoder.output_hypernetworks_mlps[n].proj_out.bias.grad.any()
+        }
         assert len(unseen) < 3
         still = [name for name, p in model.named_parameters() if not p.grad.any()]
         assert [name for name in still if not any(f"hypernetworks_mlps.{n}." in name for n in unseen)] == []
@@ -217,7 +251,7 @@ class TestSam2(ModelContract):
         for cells in (False, True):
             criterion = dataclasses.replace(model.criterion, cells=cells)
             for b, truth in enumerate(batch.truth()):
-                lesson = model._lesson(batch, b)
+                lesson = model.plan.lesson(batch, b)
                 logits = torch.randn(2, 3, 24, 24, requires_grad=True)
                 ious, presence = torch.rand(2, 3), torch.randn(2)
                 total(criterion(logits, ious, presence, lesson, torch.arange(2))).backward()
@@ -248,6 +282,227 @@ class TestSam2(ModelContract):
     def test_photos_of_any_size(self, learnt: Model, module: ModuleType, size: tuple[int, int]) -> None:
         photo = np.full((*size, 3), (220, 60, 40), np.uint8)
         box = (0, 0, size[1] - 1, size[0] - 1)
-        for options in ({"boxes": [box]}, {"points": [(0, 0)]}, {"task": "automatic", "grid": 3, "iou": 0.0, "stability": 0.0}):
+        for options in (
+            {"boxes": [box]},
+            {"points": [(0, 0)]},
+            {"task": "automatic", "grid": 3, "iou": 0.0, "stability": 0.0},
+        ):
             segments = predict(learnt, photo, **options).segments
             assert [fault for fault in segment_faults(segments, size) if fault != "class table"] == []
+
+
+# ---- prompts ----
+
+
+@torch.no_grad()
+def test_padding_and_neighbours_change_nothing(pair: tuple[Model, Sam2Model]) -> None:
+    """Objects of one, two and three points together give what each gives alone."""
+    ours, _ = pair
+    levels = ours.encode(photo())[0]
+    points = [[(12.0, 20.0)], [(40.0, 31.0), (3.0, 4.0)], [(5.0, 60.0), (9.0, 9.0), (20.0, 30.0)], [(8.0, 8.0)]]
+    labels = [[1], [2, 3], [1, 0, 1], [0]]
+    together = ours.candidates(levels, asked(points, labels))
+    assert together.ambiguous.tolist() == [True, False, False, True]
+    for n in range(4):
+        alone = ours.candidates(levels, asked(points[n : n + 1], labels[n : n + 1]))
+        for name in ("logits", "ious", "presence", "tokens"):
+            torch.testing.assert_close(getattr(together, name)[n], getattr(alone, name)[0], **CLOSE)
+
+
+@torch.no_grad()
+def test_multimask_goes_by_real_points(pair: tuple[Model, Sam2Model]) -> None:
+    """Padding does not count: with -1 beside it, a single click is still ambiguous."""
+    ours, _ = pair
+    levels = ours.encode(photo())[0]
+    padded = ours.candidates(levels, asked([[(12.0, 20.0), (0.0, 0.0), (0.0, 0.0)]], [[1, -1, -1]]))
+    plain = ours.candidates(levels, asked([[(12.0, 20.0)]], [[1]]))
+    assert padded.ambiguous.tolist() == plain.ambiguous.tolist() == [True]
+    torch.testing.assert_close(padded.logits, plain.logits)
+    wrong = ours.candidates(levels, asked([[(12.0, 20.0), (0.0, 0.0)]], [[1, 0]]))
+    assert wrong.ambiguous.tolist() == [False]
+    assert (wrong.logits - plain.logits).abs().max() > 0.01
+
+
+def test_points_lie_where_the_processor_puts_them() -> None:
+    """The processor of `transformers` scales coordinates; ours are pixel centres, half a canvas pixel less apart."""
+    letterbox = create_model("sam2", "tiny", classes=LABELS, image_side=1024).letterbox((480, 640))
+    assert letterbox.content == letterbox.canvas == (1024, 1024)
+    points = torch.tensor([[0.0, 0.0], [639.0, 479.0], [100.0, 200.0]])
+    theirs = points * torch.tensor([1024 / 640, 1024 / 480])
+    difference = letterbox.to_canvas(points) - theirs
+    torch.testing.assert_close(difference, torch.tensor([0.3, 0.5667]).expand(3, 2), rtol=0, atol=1e-3)
+
+
+def test_another_prompt_costs_no_encoding() -> None:
+    model = create_model("sam2", "tiny", classes=LABELS).eval()
+    sample = scene()
+    for box in ((2, 2, 30, 40), (40, 10, 90, 60)):
+        predict(model, sample.image, boxes=[box])
+    predict(model, sample.image, points=[(40, 30)], labels=[1])
+    assert model.features.encoded == 1
+
+
+def test_bad_prompts() -> None:
+    model, image = create_model("sam2", "tiny", classes=LABELS).eval(), scene().image
+    with pytest.raises(UsageError) as error:
+        predict(model, image)
+    expected = "there is no prompt at all: prompts. Give points or boxes, or take the task automatic."
+    assert str(error.value) == expected
+    with pytest.raises(UsageError, match="a prompt lies outside the photo"):
+        predict(model, image, points=[(96, 3)])
+    with pytest.raises(UsageError, match="the corners of a box are not in order"):
+        predict(model, image, boxes=[(10, 10, 5, 20)])
+    with pytest.raises(UsageError) as error:
+        model(dataclasses.replace(photo(), prompts=(asked([[(3.0, 3.0)]], [[4]]),)))
+    fix = "1 is on the object, 0 beside it, 2 and 3 are corners of its box, -1 is padding."
+    assert str(error.value) == f"no such label of a point: labels (4). {fix}"
+    for settings, text in (
+        ({"clicks": 8}, "clicks (8 is not in 0..7)."),
+        ({"explicit": 2.0}, "explicit (2.0 is not in 0..1)."),
+        ({"objects": 0}, "objects (0 is below 1)."),
+    ):
+        with pytest.raises(UsageError) as error:
+            create_model("sam2", "tiny", classes=LABELS, **settings)
+        assert str(error.value) == f"a setting is out of range: {text}"
+    with pytest.raises(DataError, match="unknown class"):
+        create_model("sam2", "tiny", classes=LABELS, only=("cat",))
+
+
+def test_an_object_of_one_pixel() -> None:
+    model = create_model("sam2", "tiny", classes=LABELS, least_area=1).train()
+    ids = torch.zeros(64, 64, dtype=torch.int32)
+    ids[20, 33] = 1
+    one = Segments.build(ids, [0], labels=LABELS)
+    terms = model.loss(dataclasses.replace(photo(), segments=(one,)))
+    assert all(torch.isfinite(value) for value in terms.values())
+    assert float(terms["presence"]) > 0
+
+
+# ---- what learns ----
+
+
+def learning(train: str) -> dict[str, int]:
+    """Trained parameters by part."""
+    model = create_model("sam2", "tiny", classes=LABELS, train=train)
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        part = ".".join(name.split(".")[:2]) if name.startswith("decoder") else name.split(".")[0]
+        part = "lora" if ".lora_" in name else "features" if "conv_s" in name else part
+        counts[part] = counts.get(part, 0) + parameter.requires_grad * parameter.numel()
+    return {part: count for part, count in counts.items() if count}
+
+
+def test_one_option_says_what_learns() -> None:
+    assert set(learning("decoder")) == {"decoder.mask_decoder"}
+    assert set(learning("decoder+prompts")) == {"decoder.mask_decoder", "decoder.prompt_encoder", "no_memory"}
+    assert set(learning("lora")) == {"decoder.mask_decoder", "decoder.prompt_encoder", "no_memory", "lora"}
+    every = {"encoder", "features", "decoder.mask_decoder", "decoder.prompt_encoder", "no_memory"}
+    assert set(learning("full")) == every
+
+
+@pytest.mark.parametrize("train", ["decoder", "lora"])
+def test_a_step_moves_what_learns_alone(train: str) -> None:
+    torch.manual_seed(0)
+    model = create_model("sam2", "tiny", classes=LABELS, train=train).train()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.AdamW(model.param_groups(1e-2))
+    for _ in range(2):  # A LoRA's second matrix begins at zero, so the first moves one step later.
+        learn_step(model, batch_of([scene()], 64), optimizer)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert moved <= trained
+    assert len(moved) > 0.8 * len(trained)
+
+
+def test_lora_begins_as_the_plain_model() -> None:
+    torch.manual_seed(0)
+    plain = create_model("sam2", "tiny", classes=LABELS).eval()
+    adapted = create_model("sam2", "tiny", classes=LABELS, train="lora").eval()
+    missing = adapted.load_state_dict(plain.state_dict(), strict=False)
+    assert {name.rpartition(".")[2] for name in missing.missing_keys} == {"lora_up", "lora_down"}
+    assert missing.unexpected_keys == []
+    with torch.no_grad():
+        for ours, theirs in zip(adapted.encode(photo())[0], plain.encode(photo())[0], strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_rates_fall_towards_the_image() -> None:
+    model = create_model("sam2", "tiny", classes=LABELS, encoder_rate=0.6, layer_decay=0.9)
+    rates = {id(p): group["lr"] for group in model.param_groups(1.0) for p in group["params"]}
+    found = {name: round(rates[id(p)], 4) for name, p in model.named_parameters()}
+    assert found["decoder.mask_decoder.iou_token.weight"] == 1
+    assert found["encoder.neck.convs.0.weight"] == 0.6
+    blocks = [found[f"encoder.backbone.blocks.{n}.attn.proj.weight"] for n in range(5)]
+    assert blocks == [round(0.6 * 0.9 ** (5 - n), 4) for n in range(5)]
+    assert found["encoder.backbone.pos_embed"] == round(0.6 * 0.9**6, 4)
+
+
+# ---- features on disk ----
+
+
+def test_features_are_kept_while_the_encoder_does_not_learn(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("sam2", "tiny", classes=LABELS, train="decoder").train()
+    batch = batch_of([scene(64, 96), scene(90, 40, seed=1)], 96)
+    losses = []
+    for kept in (False, True, True):
+        if kept:
+            model.keep_features(tmp_path / "features")
+        torch.manual_seed(1)
+        losses.append({name: float(value) for name, value in model.loss(batch).items()})
+    assert model.store.encoded == 2
+    assert losses[1] == losses[2]  # Rounded once, the same every time.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    alone = batch_of([scene(90, 40, seed=1)], 96)  # Other neighbours, another canvas: the same photo.
+    model.loss(alone)
+    assert model.store.encoded == 2
+    files = sorted((tmp_path / "features").glob("*/*.safetensors"))
+    assert len(files) == 2
+    files[0].write_bytes(b"damaged")
+    model.loss(batch)
+    assert model.store.encoded == 3
+    with torch.no_grad():
+        next(model.encoder.parameters()).add_(0.1)
+    model.loss(batch)
+    assert model.store.encoded == 5
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_an_encoder_that_learns_is_never_read_from_disk(tmp_path: Path) -> None:
+    model = create_model("sam2", "tiny", classes=LABELS).train()
+    model.keep_features(tmp_path)
+    model.loss(batch_of([scene()], 64))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_encodes_every_view_once(tmp_path: Path) -> None:
+    data = open_dataset(write_dataset(tmp_path / "data", train=3, val=1), "train")
+    config = RECIPE.with_settings(
+        ["steps=6", "batch_size=1", "views=1", "color=0", "flip=0", "workers=0", "validate_every=3"]
+    )
+    torch.manual_seed(0)
+    model = create_model("sam2", "tiny", classes=data.labels, train="decoder")
+    scores = train(model, data, config, out=tmp_path / "run", val=open_dataset(tmp_path / "data", "val"))
+    assert model.store.encoded == 3
+    assert {"dice", "iou", "step"} <= set(scores)
+    assert (tmp_path / "run" / "best" / "model.json").is_file()
+    with pytest.raises(UsageError, match="views that repeat have colours that do"):
+        RECIPE.with_settings(["views=1"])
+
+
+# ---- published weights ----
+
+
+def test_a_published_folder_loads_as_it_is(pair: tuple[Model, Sam2Model], tmp_path: Path) -> None:
+    ours, peer = pair
+    peer.save_pretrained(tmp_path / "sam2")
+    loaded = load(tmp_path / "sam2")
+    assert isinstance(loaded, Model)
+    assert (loaded.labels.names, loaded.config.memory) == (("object",), False)
+    assert loaded.config.dim == ours.config.dim
+    with torch.no_grad():
+        for a, b in zip(loaded.encode(photo())[0], ours.encode(photo())[0], strict=True):
+            torch.testing.assert_close(a, b, **CLOSE)
+    fresh = create_model("sam2", "tiny", classes=["tumor", "stroma"], train="lora")
+    names = transfer(fresh, tmp_path / "sam2")
+    assert all("lora" in name or name.startswith("class ") for name in names)

@@ -42,8 +42,9 @@ def load(source: str | Path, device: str = "cpu") -> SegmentationModel:
     """A model ready for prediction, in eval mode.
 
     Args:
-        source: a bundled name (``"hybrid-pets"``), a checkpoint folder of ours or in the layout of `transformers`, or
-            a name of the Hugging Face Hub (``"facebook/maskformer-swin-tiny-ade"``), which is downloaded.
+        source: a bundled name (``"hybrid-pets"``), a checkpoint folder of ours or in the layout of `transformers`, a
+            file of a system's original code (``"detr-r50-panoptic.pth"``), or a name of the Hugging Face Hub
+            (``"facebook/maskformer-swin-tiny-ade"``), which is downloaded.
 
     Raises:
         CheckpointError: no such model, or a folder that is incomplete, damaged or of another shape.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import losses
-from .types import VOID, Batch, Prediction
+from .types import VOID, Batch, Prediction, Segments
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,32 @@ class ClassCriterion:
         points: random points an image; 0 takes every pixel of the content.
         void: "ignored", or "negative" as in the published code, where points of unknown truth are trained to be none of
             the classes.
+        classes: classes that a step learns at the most, see `chosen`; 0 for all.
     """
 
     points: int
     void: str = "ignored"
+    classes: int = 0
 
-    def __call__(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """`mask`: the mean over classes and points."""
+    def chosen(self, batch: Batch, count: int) -> Tensor:
+        """Which of `count` classes a step learns: those in the batch first, others by chance; in ascending order."""
+        most = self.classes or count
+        if most >= count:
+            return torch.arange(count)
+        order = torch.rand(count)
+        order[torch.cat([segments.classes.cpu() for segments in batch.truth()])] += 1
+        return order.topk(most).indices.sort().values
+
+    def __call__(self, prediction: Prediction, batch: Batch, chosen: Tensor) -> dict[str, Tensor]:
+        """`mask`: the mean over classes and points.
+
+        Args:
+            chosen: int64 [T], the class of each query; points of other classes are of none of these.
+        """
         total, counted = prediction.class_logits.new_zeros(()), 0
         for b, (points, logits) in enumerate(self._sampled(prediction, batch)):
             x, y = points.long().unbind(-1)
-            classes = batch.truth()[b].class_map(len(logits))[y, x]
+            classes = _among(chosen.to(y.device), batch.truth()[b], y, x)
             known = (classes != VOID) | (self.void == "negative")
             total = total + (class_bce(logits.float(), classes) * known).sum()
             counted += int(known.sum()) * len(logits)
@@ -47,6 +62,15 @@ class ClassCriterion:
         every = torch.arange(prediction.class_logits.shape[1], device=device)
         for b, box in enumerate(batch.letterboxes):
             yield losses.every_point(box, device), prediction.masks.decode(b, every, box.content).flatten(1)
+
+
+def _among(chosen: Tensor, truth: Segments, y: Tensor, x: Tensor) -> Tensor:
+    """int64 [P]: position of each pixel's class among `chosen` [T], T for all others and none, void as it is."""
+    count = 1 + max([int(chosen.max()), *truth.classes.tolist()])
+    position = torch.full((count + 2,), len(chosen), device=chosen.device)
+    position[chosen] = torch.arange(len(chosen), device=chosen.device)
+    position[VOID] = VOID  # The last entry, which void reads.
+    return position[truth.class_map(count)[y, x]]
 
 
 def class_bce(logits: Tensor, classes: Tensor) -> Tensor:

@@ -8,17 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from .cli_data import data_folders, held_out, opened
+from .cli_photos import results, write_explanation
 from .errors import EverymaskError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from .datasets import DataFolder, Dataset
-    from .result import Result
 
 Images = Annotated[tyro.conf.Positional[list[Path]], tyro.conf.arg(metavar="IMAGE...")]
 Data = Annotated[tyro.conf.Positional[list[Path]], tyro.conf.arg(metavar="DATA...")]
@@ -62,6 +58,12 @@ def predict(
     threshold: float | None = None,
     side: int | None = None,
     max_pixels: int | None = None,
+    background: float | None = None,
+    heatmaps: bool = False,
+    point: Repeated = (),
+    box: Repeated = (),
+    explain: bool = False,
+    explain_at: tuple[float, float] | None = None,
 ) -> None:
     """Segment photos: overlay, cut-out, masks and a JSON table for each.
 
@@ -70,16 +72,28 @@ def predict(
         out: folder to write into.
         model: bundled name or checkpoint folder.
         task: semantic, instance, cutout, ... (the model's first if not given).
-        classes: names to keep, separated by commas (task cutout).
+        classes: names to keep, separated by commas (task cutout). A model of open vocabulary looks for any words:
+            "sofa,cat", or with synonyms "sofa, couch; cat".
         threshold: least score of a segment, for tasks that have one.
         side: input size in pixels instead of the model's own.
         max_pixels: largest photo accepted (default 40 megapixels).
+        background: least probability of a pixel's class; below, it has none (task semantic).
+        heatmaps: also write how probable each class is at each pixel.
+        point: a click on an object as x,y in pixels, or x,y,0 for one beside it; repeatable, all for one object.
+        box: x0,y0,x1,y1 of an object, corners inclusive; repeatable.
+        explain: also draw where the model looked, as a picture and as a page.
+        explain_at: the pixel X Y that the encoder looks from in these, the middle if not given.
     """
-    options: dict[str, Any] = {"classes": classes.split(",")} if classes else {}
-    if threshold is not None:
-        options["threshold"] = threshold
-    for result in _results(images, model, task, side, max_pixels, options):
+    asked = {"classes": _words(classes), "threshold": threshold, "background": background, "heatmaps": heatmaps or None}
+    options = {key: value for key, value in asked.items() if value is not None}
+    if point or box:
+        from .cli_prompts import prompt_options
+
+        options |= prompt_options(point, box)
+    for loaded, result in results(images, model, task, side, max_pixels, options):
         result.save(out)
+        if explain or explain_at:
+            write_explanation(loaded, result, out, explain_at, side, threshold)
         found = ", ".join(f"{s.label} {s.score:.2f}" for s in result.segments) or "nothing found"
         print(f"{result.name}: {found}")
 
@@ -109,8 +123,8 @@ def cutout(
 
     from .image import write_png
 
-    options = {"threshold": threshold, "classes": classes.split(",") if classes else None}
-    for result in _results(images, model, "cutout", side, max_pixels, options):
+    options = {"threshold": threshold, "classes": _words(classes)}
+    for _, result in results(images, model, "cutout", side, max_pixels, options):
         write_png(out / f"{result.name}.png", np.asarray(result.cutout()))
         print(f"{out / result.name}.png: {', '.join(s.label for s in result.segments) or 'nothing found'}")
 
@@ -161,12 +175,12 @@ def train(
     parts = [f"freeze={freeze}"] if freeze else []
     settings = model_module(model).RECIPE.with_settings([f"seed={seed}", *parts, *set])
     changes = _model_settings(config)
-    folders = _folders(data, format, option)
+    folders = data_folders(data, format, option)
     if quarantine:
         folders = leave_out(folders, quarantine)
-    dataset, val = _opened(folders, "train"), join_split(folders, "val")
+    dataset, val = opened(folders, "train"), join_split(folders, "val")
     if hold_out is not None:
-        dataset, val = _held_out(dataset, hold_out)
+        dataset, val = held_out(dataset, hold_out)
     if quarantine:
         print(f"{quarantine}: {left_out(dataset)} training images and {left_out(val)} for validation left out")
     print(f"{len(dataset)} training images, {len(val) if val else 0} for validation; {', '.join(dataset.labels.names)}")
@@ -189,6 +203,10 @@ def evaluate(
     option: Repeated = (),
     hold_out: int | None = None,
     side: int | None = None,
+    prompts: str | None = None,
+    against: str | None = None,
+    ask: Repeated = (),
+    picture: Path | None = None,
     json: Path | None = None,
 ) -> None:
     """Score a model on labelled data: a table by class.
@@ -202,21 +220,33 @@ def evaluate(
         option: of the data's reader as key=value, repeatable; see docs/data.md.
         hold_out: score only the samples that `everymask train` with the same number held out.
         side: input size in pixels instead of the model's own.
+        prompts: instead of a task, tell the model of every object: point, box, negatives, click1 to click8, separated
+            by commas; see docs/sam2.md.
+        against: other weights that answer the same prompts, shown beside these (with prompts).
+        ask: which objects, as by=, least_area=, only= or seed=, repeatable (with prompts).
+        picture: also draw the scores into this PNG (with prompts).
         json: also write everything to this file, with a row for every image.
     """
     from .checkpoint import load
     from .evaluate import describe_mapping
     from .evaluate import evaluate as run
     from .files import write_json
+    from .predict import told
     from .tables import print_scores
 
-    folders = _folders(data, format, option)
+    folders = data_folders(data, format, option)
     wanted = [split] if split else ["test", "val"]
     chosen = next((name for name in wanted if any(name in folder.splits for folder in folders)), split or "")
-    dataset = _opened([folder for folder in folders if chosen in folder.splits] or folders, chosen)
+    dataset = opened([folder for folder in folders if chosen in folder.splits] or folders, chosen)
     if hold_out is not None:
-        dataset = _held_out(dataset, hold_out)[1]
-    loaded = load(model)
+        dataset = held_out(dataset, hold_out)[1]
+    loaded = told(load(model), dataset.labels)
+    if prompts is not None:
+        from .cli_prompts import protocol_of, score_prompts
+
+        protocol = protocol_of(prompts, ask)
+        score_prompts(loaded, dataset, protocol, against=against, side=side, json=json, picture=picture)
+        return
     if mapping := describe_mapping(loaded.labels, dataset.labels):
         print(mapping)
     scores = run(loaded, dataset, task=task, side=side)
@@ -282,7 +312,7 @@ def pack(
     from .datasets.pack import pack as run
     from .tables import progress_bar
 
-    dataset = _opened(_folders(data, format, option), split)
+    dataset = opened(data_folders(data, format, option), split)
     with progress_bar("packing", len(dataset)) as advance:
         packed = run(dataset, out, side=size, dtype=dtype, progress=lambda done, total: advance(done))
     print(f"{out}: {len(packed)} images")
@@ -324,7 +354,7 @@ def prompts(
     from .tables import progress_bar
 
     settings = PromptSettings(kind or ("box", "center"), count, by, jitter, least_area)
-    dataset = _opened(_folders(data, format, option), split)
+    dataset = opened(data_folders(data, format, option), split)
     with progress_bar("drawing", len(dataset)) as advance:
         objects, points = save_prompts(dataset, len(dataset), out, settings, seed=seed, progress=advance)
     print(f"{out}: {points} points for {objects} objects in {len(dataset)} images; see {out.with_suffix('.png')}")
@@ -365,7 +395,7 @@ def check(
     from .files import write_json, write_text
     from .tables import progress_bar
 
-    (folder,) = _folders([data], format, option)
+    (folder,) = data_folders([data], format, option)
     pages = [path for path in (html, out and out / "index.html") if path]
     tables = [path for path in (json, out and out / "report.json") if path]
     keep = next((path.with_suffix(".facts") for path in (*pages[::-1], *tables)), None)
@@ -384,11 +414,37 @@ def check(
         sys.exit(1)
 
 
+def convert(model: Name, upstream: Name, out: Folder, /, half: bool = False) -> None:
+    """Write published weights as a checkpoint of ours.
+
+    Args:
+        model: the system, see `everymask models`.
+        upstream: folder in the layout of transformers, a name of the Hugging Face Hub, or a file of the original code.
+        out: folder to write.
+        half: store matrices in half precision.
+    """
+    from .checkpoint import load, save
+    from .models import model_module, model_name
+
+    model_module(model)
+    loaded = load(upstream)
+    if model_name(loaded) != model:
+        raise UsageError("these are weights of another system", where=upstream, why=f"they are of {model_name(loaded)}")
+    save(loaded, out, extra=loaded.card, half=half)
+    things = sum(label.is_thing for label in loaded.labels)
+    print(f"{out}: {model}, {things} things and {len(loaded.labels) - things} classes of stuff")
+
+
 def _check_outside(paths: list[Path], data: Path) -> None:
     """The doctor changes nothing in a data folder, and what it writes there might be taken for data."""
     inside = next((path for path in paths if path.resolve().is_relative_to(data.resolve())), None)
     if inside:
         raise UsageError("the report would lie in the data folder", where=inside, fix="Give a place outside of it.")
+
+
+def _words(text: str | None) -> list[str] | None:
+    """Class names: ``a,b``, or, where they have synonyms after commas, ``a, another name; b``."""
+    return None if text is None else [part.strip() for part in text.split(";" if ";" in text else ",")]
 
 
 def _model_settings(texts: tuple[str, ...]) -> dict[str, Any]:
@@ -399,64 +455,6 @@ def _model_settings(texts: tuple[str, ...]) -> dict[str, Any]:
         raise UsageError("a setting is key=value", where=f"--config {odd}")
     values = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in texts)}
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-
-
-def _folders(data: list[Path], format: str | None, option: tuple[str, ...]) -> list[DataFolder]:
-    """How each data folder is read."""
-    from .datasets import find_folders
-
-    options = dict(text.partition("=")[::2] for text in option)
-    if odd := next((text for text in option if "=" not in text), None):
-        raise UsageError("an option is key=value", where=f"--option {odd}")
-    return find_folders(data, format, options)
-
-
-def _opened(folders: list[DataFolder], split: str) -> Dataset:
-    """One data set of all folders. Says of each what it was taken for, and why."""
-    from .datasets import join
-
-    parts = [folder.open(split) for folder in folders]
-    for folder, part in zip(folders, parts, strict=True):
-        print(f"{folder.root}: {folder.format} ({folder.why}), {len(part)} images")
-    return join(parts)
-
-
-def _held_out(dataset: Dataset, every: int) -> tuple[Dataset, Dataset]:
-    """Samples to train on and to validate on, of data that have no splits."""
-    from .datasets import hold_out
-
-    if dataset.split:
-        why = f"this is {dataset.split}"
-        raise UsageError("the data have splits of their own", where=f"--hold-out {every}", why=why, fix="Leave it out.")
-    return hold_out(dataset, every)
-
-
-def _results(
-    images: list[Path], model: str, task: str | None, side: int | None, max_pixels: int | None, options: dict[str, Any]
-) -> Iterator[Result]:
-    """A `Result` for each photo of files and folders."""
-    from .checkpoint import load
-    from .image import MAX_PIXELS, list_images, read_image
-    from .predict import predict as run
-
-    if not images:
-        raise UsageError("no photo given", where="IMAGE", fix="Give files or folders.")
-    paths = [found for given in images for found in (list_images(given) if given.is_dir() else [given])]
-    names = _result_names(list(dict.fromkeys(paths)))
-    loaded = load(model)
-    for path, name in names.items():
-        photo = read_image(path, max_pixels=max_pixels or MAX_PIXELS)
-        yield run(loaded, photo, task=task, side=side, name=name, **options)
-
-
-def _result_names(paths: list[Path]) -> dict[Path, str]:
-    """File stems, or whole file names where two stems are equal, so that no result overwrites another."""
-    for names in ([path.stem for path in paths], [path.name for path in paths]):
-        if len(set(names)) == len(names):
-            return dict(zip(paths, names, strict=True))
-    twice = next(path for n, path in enumerate(paths) if path.name in names[:n])
-    fix = "Give one folder at a time, each its own --out."
-    raise UsageError("two photos have the same file name", where=twice, fix=fix)
 
 
 VERBS: dict[str, Any] = {
@@ -470,6 +468,7 @@ VERBS: dict[str, Any] = {
     "check": check,
     "pack": pack,
     "prompts": prompts,
+    "convert": convert,
 }
 
 

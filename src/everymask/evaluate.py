@@ -14,7 +14,7 @@ from .errors import DataError, UsageError
 from .labels import LabelMap
 from .metrics import BoundaryF, MaskAP, MattingErrors, PanopticQuality, SemanticIoU
 from .model import SegmentationModel
-from .predict import answers, predict
+from .predict import answers, predict, told
 from .prompted_evaluation import PromptScores, prompted_segments
 from .types import Sample, Segments
 
@@ -35,8 +35,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores of one task.
 
-    Classes are matched by name. Prediction and truth are compared at the size of the photo; void pixels of the truth
-    count for nothing.
+    Classes are matched by name; a model of open vocabulary is told those of the data. Prediction and truth are compared
+    at the size of the photo; void pixels of the truth count for nothing.
 
     Args:
         task: "semantic" gives `miou`, `foreground_iou`, `dice`, `boundary_f` and, where the truth has mattes, the
@@ -51,6 +51,7 @@ def evaluate(
         DataError: the data set has a class that the model does not have.
         UsageError: the system does not have this task.
     """
+    model = told(model, dataset.labels)
     check_classes(model.labels, dataset.labels, "evaluation data")
     score = scores_of(task, model.labels)
     for index, sample in enumerate(dataset):

@@ -95,6 +95,14 @@ def _class_evidence(prediction: Prediction, b: int, reduce: Literal["sum", "max"
     return torch.stack([(column[:, None, None] * masks).amax(0) for column in weights.T]), classes
 
 
+def class_evidence(prediction: Prediction, b: int) -> Tensor:
+    """[K, h, w]: evidence of each class at the decoder's own resolution, from 0 up."""
+    if not prediction.by_class:
+        return _class_evidence(prediction, b, "sum")[0][:-1]
+    every = torch.arange(prediction.class_logits.shape[1], device=prediction.class_logits.device)
+    return prediction.masks.decode(b, every).float().sigmoid()
+
+
 def _certain_evidence(prediction: Prediction, b: int) -> tuple[Tensor, Tensor]:
     """As `_class_evidence` where query k is class k, of the classes alone that may be the highest somewhere."""
     classes = torch.arange(0, device=prediction.class_logits.device)
@@ -344,12 +352,12 @@ def _settle(
         owners: int64 [n]: before maps are dropped for the first time, pixels of map n count for map `owners[n]`.
 
     Returns:
-        ids int32 [H, W], 0 or 1 + position among the maps left, and int64 [m], which are left.
+        ids [H, W], 0 or 1 + position among the maps left, and int64 [m], which are left.
     """
     alive = torch.arange(len(maps), device=maps.device)
     ids = _highest(maps, rows, columns, covered_only)
     if owners is not None and len(owners):
-        ids = owners.int().index_select(0, ids.flatten() - 1).view(ids.shape) + 1
+        ids = (owners + 1).to(ids.dtype)[ids.long() - 1]
     while len(alive):
         large = torch.bincount(ids.flatten(), minlength=len(alive) + 1)[1:] > tiny_area
         if bool(large.all()):
@@ -360,17 +368,20 @@ def _settle(
 
 
 def _highest(maps: Tensor, rows: Tensor, columns: Tensor, covered_only: bool) -> Tensor:
-    """int32 [H, W]: 1 + the highest of the maps [n, h, w] at each pixel, 0 where there is none (above zero)."""
+    """Whole numbers [H, W]: 1 + the highest of the maps [n, h, w] at each pixel, 0 where there is none (above zero)."""
+    # The smallest type that holds twice the ids: moving them is much of the time.
+    dtype = torch.uint8 if len(maps) < 127 else torch.int32
     if len(maps) == 0:
-        return torch.zeros(len(rows), len(columns), dtype=torch.int32, device=maps.device)
+        return torch.zeros(len(rows), len(columns), dtype=dtype, device=maps.device)
 
     def decide(values: Tensor, chosen: Tensor) -> Tensor:
         ids, best = best_of(values)
-        ids = chosen.int()[ids.long() - 1] + 1
-        return 2 * ids + ((best > 0) if covered_only else 1)
+        ids = (chosen + 1).to(dtype)[ids.long() - 1]
+        # Which map and whether it covers: "nobody" alone would not be a convex set.
+        return 2 * ids + (best > 0) if covered_only else ids
 
-    code = decide_pixels(maps, rows, columns, decide, contenders)
-    return (code >> 1) * (code & 1)
+    ids = decide_pixels(maps, rows, columns, decide, contenders)
+    return (ids >> 1) * (ids & 1) if covered_only else ids
 
 
 def cutout(

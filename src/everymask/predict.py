@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .errors import UsageError
+from .heatmaps import HeatMaps
 from .image import read_image
 from .model import EncodeOnce, SegmentationModel
 from .models import model_module, model_name
@@ -31,6 +32,7 @@ def predict(
     points: Any = None,
     labels: Any = None,
     boxes: Any = None,
+    heatmaps: bool = False,
     **options: Any,
 ) -> Result:
     """Segments of one photo at its own size.
@@ -41,6 +43,7 @@ def predict(
         side: canvas side in pixels (32 to 8192) instead of the model's own.
         name: of the result; the file stem if not given.
         points, labels, boxes: for systems that take prompts, in pixels of the photo, see `given_prompts`.
+        heatmaps: also say how probable each class is at each pixel (`Result.heatmaps`).
         options: of the task's post-processing (`threshold`, `classes`, ...). An open-vocabulary system takes `classes`
             as the words to look for.
 
@@ -52,8 +55,8 @@ def predict(
         raise UsageError("the canvas side is out of range", where="side", why=f"{side} is not in 32..8192")
     prompts = given_prompts(points, labels, boxes)
     check_prompts(model, prompts)
-    if isinstance(model, EncodeOnce) and model.open_vocabulary and options.get("classes") is not None:
-        model = model.with_classes(options.pop("classes"))
+    if model.open_vocabulary and options.get("classes") is not None:
+        model = told(model, options.pop("classes"))
     decide = find_task(model, task, options)
     options = model.task_options(task or first_task(model)) | options
     clock = _Clock()
@@ -66,7 +69,8 @@ def predict(
     with torch.no_grad():  # Masks are decoded here, by the model's own weights.
         segments = decide(prediction, batch.letterboxes[0], model.labels, **options)
     clock.mark("postprocess")
-    return Result(photo, segments, name or _name(image), clock.seconds)
+    heat = HeatMaps.of(prediction, batch.letterboxes[0], model.labels) if heatmaps else None
+    return Result(photo, segments, name or _name(image), clock.seconds, heat)
 
 
 def answers(
@@ -82,6 +86,11 @@ def answers(
     prediction = run(model, batch)
     with torch.no_grad():
         return [decide(prediction, batch.letterboxes[0], model.labels, **options) for decide, options in decisions]
+
+
+def told(model: SegmentationModel, classes: Any) -> SegmentationModel:
+    """A model of open vocabulary, told what to look for; any other model as it is."""
+    return model.with_classes(classes) if isinstance(model, EncodeOnce) and model.open_vocabulary else model
 
 
 def find_task(model: SegmentationModel, task: str | None, options: dict[str, Any]) -> Any:

@@ -81,7 +81,7 @@ def evaluate_prompts(
     protocol: Protocol | None = None,
     *,
     side: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> Scores:
     """Scores of every kind of prompt.
 
@@ -95,8 +95,7 @@ def evaluate_prompts(
     score = PromptScores(dataset.labels, protocol)
     for index, sample in enumerate(dataset):
         score.add(model, sample, sample.segments, side)
-        if progress:
-            progress(index + 1, len(dataset))
+        progress(index + 1)
     return score.by_kind()
 
 
@@ -297,7 +296,7 @@ def overlaps(masks: PromptedMasks, objects: Segments, rows: Sequence[int]) -> li
 # ---- comparing -------------------------------------------------------------------------------------------------------
 
 
-def worse(before: Scores, after: Scores, margin: float = 0.0) -> list[str]:
+def worse(before: Scores, after: Scores, margin: float = 0.001) -> list[str]:
     """A sentence for each kind of prompt, and each of its classes, whose Dice fell by more than `margin`."""
     sentences = []
     for name, own in after["kinds"].items():

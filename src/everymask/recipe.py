@@ -39,6 +39,7 @@ class TrainConfig:
         stretch: the two axes of a view differ by up to this factor.
         squash: a fitted photo fills the square canvas, its aspect ratio lost, as SAM 2 sees photos.
         prompts: file of explicit prompts, as `everymask prompts` writes it, for systems that take them.
+        frames: consecutive frames of one video that are one clip; 1 takes photos, or frames as photos.
         views: different views of each photo, which then repeat, so that features of a frozen encoder can be kept on
             disk; 0 draws a new one every time.
         color: strength 0..1 of brightness, contrast, saturation and grey jitter.
@@ -84,6 +85,7 @@ class TrainConfig:
     stretch: float = 0.1
     squash: bool = False
     prompts: str = ""
+    frames: int = 1
     views: int = 0
     color: float = 0.4
     photometric: bool = False
@@ -102,7 +104,7 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "validate_every", "keep", "log_every"):
+        for name in ("steps", "batch_size", "accumulate", "frames", "validate_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise UsageError("a setting is out of range", where=name, why=f"{getattr(self, name)} is below 1")
         for name in (
@@ -141,6 +143,9 @@ class TrainConfig:
             raise UsageError("a setting is out of range", where="start_side", why=f"{self.start_side} is not n x 32")
         if self.prompts and self.targets != "instance":
             raise UsageError("prompts are for single objects", where="prompts", fix="Set targets=instance.")
+        if self.frames > 1 and (self.batch_size > 1 or self.targets != "instance" or self.prompts):
+            fix = "Set batch_size=1 (and accumulate more), targets=instance and no prompts."
+            raise UsageError("a batch is one clip", where="frames", why=f"batch_size={self.batch_size}", fix=fix)
         if self.views and (self.color or self.photometric):
             why, fix = f"color={self.color}", "Set color=0 and photometric=false, or views=0."
             raise UsageError("views that repeat have colours that do", where="views", why=why, fix=fix)

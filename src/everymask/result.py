@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .heatmaps import HeatMaps
 from .save import save_result
 from .types import Segments
 from .visualize import cutout, overlay
@@ -26,12 +27,14 @@ class Result:
         segments: id map, classes, scores; `segments.alpha` is the soft foreground where the task gives one.
         name: the photo's file stem.
         timings: seconds by stage.
+        heatmaps: how probable each class is at each pixel, where it was asked for.
     """
 
     photo: np.ndarray
     segments: Segments
     name: str = "image"
     timings: dict[str, float] = field(default_factory=dict)
+    heatmaps: HeatMaps | None = None
 
     def overlay(self, opacity: float = 0.5) -> Image:
         """The photo with coloured segments, outlines and a legend."""
@@ -43,4 +46,4 @@ class Result:
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write overlay, cut-out, id map and table into `folder`; returns the files written."""
-        return save_result(self.photo, self.segments, Path(folder), self.name, self.timings)
+        return save_result(self.photo, self.segments, Path(folder), self.name, self.timings, self.heatmaps)

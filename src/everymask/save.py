@@ -13,6 +13,7 @@ import numpy as np
 
 from .drawing import Array
 from .files import write_json
+from .heatmaps import HeatMaps
 from .image import write_jpeg, write_png
 from .maps import class_colors, class_map_image, id_layers, id_map_image, segment_areas, segment_boxes, void_value
 from .types import VOID, Segments
@@ -42,12 +43,18 @@ def segment_rows(segments: Segments) -> list[dict[str, Any]]:
 
 
 def save_result(
-    photo: Array, segments: Segments, folder: Path, name: str = "image", timings: Mapping[str, float] | None = None
+    photo: Array,
+    segments: Segments,
+    folder: Path,
+    name: str = "image",
+    timings: Mapping[str, float] | None = None,
+    heatmaps: HeatMaps | None = None,
 ) -> list[Path]:
     """Write all that is known of one photo into `folder` and return the files, each written in one step.
 
     `_overlay.jpg`, `_cutout.png`, `_ids.png` (a file a layer, `_ids_1.png` and on, where segments may overlap),
-    `_classes.png`, `_mask.png` (foreground 255) and, last, `<name>.json` that says what each value of each file means.
+    `_classes.png`, `_mask.png` (foreground 255), `_heat_0_<class>.png` and on of heat maps, and, last, `<name>.json`
+    that says what each value of each file means.
 
     Raises:
         EverymaskError: a file cannot be written.
@@ -64,6 +71,9 @@ def save_result(
     for suffix, (content, pixels, palette, values) in _mask_files(segments).items():
         write_png(folder / f"{stem}_{suffix}.png", pixels, palette)
         files[f"{stem}_{suffix}.png"] = {"content": content, "values": values}
+    for suffix, label, pixels in heatmaps.files() if heatmaps else ():
+        write_png(folder / f"{stem}_{suffix}.png", pixels)
+        files[f"{stem}_{suffix}.png"] = {"content": f"probability of {label}: 255 is certain"}
     table = folder / f"{stem}.json"
     write_json(table, _summary(segments, name, timings or {}) | {"files": files})
     return [*(folder / name for name in files), table]

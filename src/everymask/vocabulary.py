@@ -81,11 +81,6 @@ def words(classes: LabelMap | Iterable[str] | str) -> LabelMap:
     return LabelMap(tuple(labels))
 
 
-def split_words(text: str) -> list[str]:
-    """What a command line says: ``sofa,cat``, or, with synonyms, ``sofa, couch; cat``."""
-    return [part.strip() for part in text.split(";" if ";" in text else ",") if part.strip()]
-
-
 def _refuse_text(text: str) -> list[str]:
     fix = f"Give a list, as in ['sofa', 'cat'], or one of: {', '.join(SHIPPED)}."
     raise UsageError("classes are a list of words", where="classes", why=f"{text[:60]!r} is a text", fix=fix)

@@ -16,7 +16,7 @@ from .quarantine import Quarantine, read_quarantine
 
 FORMATS = (
     *("pack", "coco_panoptic", "coco_stuff", "coco_instances"),
-    *("huggingface", "p3m", "pets", "bcss", "penn_fudan", "voc", "camvid"),
+    *("huggingface", "p3m", "pets", "bcss", "penn_fudan", "frames", "voc", "camvid"),
     *("instances", "supervisely", "folder", "yolo", "labelme"),
 )
 """Reader files in the order in which they are asked whether a folder is theirs: the most particular first."""

@@ -28,8 +28,10 @@ class Dataset(ABC):
         split: "train", "val", "test" or "" where there are none.
         labels: class table.
         names: one a sample, in order.
+        videos: samples are frames called ``VIDEO/frame``, and a row is the same object in all frames of a video.
     """
 
+    videos = False
     root: Path
     split: str
     labels: LabelMap
@@ -162,7 +164,7 @@ class Subset(Dataset):
 
     def __init__(self, base: Dataset, indices: Sequence[int]) -> None:
         self.base, self.indices = base, list(indices)
-        self.root, self.split, self.labels = base.root, base.split, base.labels
+        self.root, self.split, self.labels, self.videos = base.root, base.split, base.labels, base.videos
         self.names = [base.names[i] for i in self.indices]
 
     def __getitem__(self, index: int) -> Sample:
@@ -196,7 +198,7 @@ class Concat(Dataset):
     def __init__(self, parts: Sequence[Dataset]) -> None:
         self.parts = list(parts)
         self.root, self.split = parts[0].root, parts[0].split
-        self.labels = join_labels([part.labels for part in parts])
+        self.labels, self.videos = join_labels([part.labels for part in parts]), all(part.videos for part in parts)
         self.names = [name for part in parts for name in part.names]
         self._starts = np.cumsum([0, *map(len, parts)])
 

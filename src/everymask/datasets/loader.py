@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from ..augment import random_geometry
-from ..errors import EverymaskError
+from ..errors import EverymaskError, UsageError
+from ..frames import clip_of, collate_frames
 from ..labels import LabelMap
 from ..prompt_reader import PromptFile
 from ..prompts import move_prompts
@@ -46,11 +47,21 @@ class Draws(TorchDataset[Any]):
         self.dataset, self.config, self.labels = dataset, config, labels
         self.prompts = PromptFile.read(config.prompts) if config.prompts else None
 
-    def __getitem__(self, draw: Draw) -> View | EverymaskError:
+    def __getitem__(self, draw: Draw) -> View | list[View] | EverymaskError:
         try:
-            return self._view(*draw)
+            return self._clip(*draw) if self.config.frames > 1 else self._view(*draw)
         except EverymaskError as error:
             return error
+
+    def _clip(self, index: int, epoch: int, side: int) -> list[View]:
+        """Frames of the video that a sample is of, all seen in the same way."""
+        if not self.dataset.videos:
+            fix = "Take videos (format frames), or frames=1."
+            raise UsageError("these data are no videos", where=self.dataset.root, fix=fix)
+        rng = np.random.default_rng((self.config.seed, epoch, index, 1))
+        chosen = clip_of(self.dataset.names, index, self.config.frames, rng)
+        views = [self._view(n, epoch, side) for n in chosen]
+        return [(sample, views[0][1], None) for sample, _, _ in views]
 
     def _view(self, index: int, epoch: int, side: int) -> View:
         sample, prompts = self.dataset[index], None
@@ -109,11 +120,13 @@ class Collate:
     def __init__(self, semantic: bool) -> None:
         self.semantic = semantic
 
-    def __call__(self, views: list[View | EverymaskError]) -> Batch | EverymaskError:
-        read = []
+    def __call__(self, views: list[View | list[View] | EverymaskError]) -> Batch | EverymaskError:
+        read = list[View]()
         for view in views:
             if isinstance(view, EverymaskError):
                 return view
+            if isinstance(view, list):
+                return collate_frames([sample for sample, _, _ in view], [geometry for _, geometry, _ in view])
             read.append(view)
         samples, geometries, prompts = zip(*read, strict=True)
         batch = collate(samples, geometries, empty=_shared if get_worker_info() else torch.empty)

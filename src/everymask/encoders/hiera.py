@@ -52,11 +52,11 @@ class Hiera(nn.Module):
         self.depth = sum(depths)
         self.stage_ends = [end - 1 for end in accumulate(depths)]
         self.backbone = Sam2HieraDetModel(config)
-        # Not before: the model's own choice would be the attention that keeps all its weights.
-        self.backbone.config._attn_implementation = "sdpa"
         self.neck = Sam2VisionNeck(
             Sam2VisionConfig(backbone_config=config, backbone_channel_list=widths[::-1], fpn_hidden_size=dim)
         )
+        # Last, because the parts above set it to nothing: attention that does not keep all its weights.
+        config._attn_implementation = "sdpa"
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images [B, 3, H, W], H and W multiples of 32 -> [B, dim, H/s, W/s] for s in `strides`."""

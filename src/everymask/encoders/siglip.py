@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 from ..layers.aggregation import DenseFeatures
 from ..layers.lora import add_lora
 
@@ -85,6 +85,9 @@ class SiglipTowers(nn.Module):
 
     def __init__(self, sizes: TowerSizes) -> None:
         super().__init__()
+        if sizes.space != sizes.width:
+            why = f"the image tower is {sizes.width} wide, the space {sizes.space}"
+            raise ModelError("images of this family are not projected into the texts' space", where="space", why=why)
         self.sizes = sizes
         model = _model(sizes)
         self.vision_model: Any = model.vision_model

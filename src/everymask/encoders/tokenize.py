@@ -38,8 +38,8 @@ class Tokenizer(Protocol):
 class HashTokenizer:
     """Words by their hash: any language, no file. For towers with random weights, which know no language yet.
 
-    The text is repeated until it fills the length: a random tower takes no notice of one word among padding. The largest
-    id is the end.
+    The text is repeated until it fills the length: a random tower takes no notice of one word among padding. The
+    largest id is the end.
 
     Args:
         size: of the vocabulary.
@@ -51,7 +51,7 @@ class HashTokenizer:
     def __call__(self, texts: Sequence[str], length: int) -> Tensor:
         words = [list(map(self._id, re.findall(r"\w+|[^\w\s]", text.lower()))) for text in texts]
         check_length(texts, [len(row) + 1 for row in words], length)
-        rows = [list(islice(cycle(row or [0]), length - 1)) + [self.size - 1] for row in words]
+        rows = [[*islice(cycle(row or [0]), length - 1), self.size - 1] for row in words]
         return torch.tensor(rows).view(-1, length)
 
     def _id(self, word: str) -> int:

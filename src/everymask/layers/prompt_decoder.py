@@ -7,7 +7,7 @@ are for a single click, which may mean a whole, a part or a part of that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder, Sam2Position
 
 CHUNK = 16
 """Objects that go through the decoder together at inference: a mask embedding takes 8 MiB for each."""
+
+ABSENT = -1024.0
+"""Mask logit of an object that is thought not to be in the frame."""
 
 STABLE, DELTA = 0.98, 0.05
 """The first mask counts as sure if its area hardly depends on the threshold: areas at + and - `DELTA` agree so far."""
@@ -64,6 +67,10 @@ class Candidates:
 
     def _best_of_three(self) -> Tensor:
         return self.ious[:, 1:].argmax(1) + 1
+
+    def gated(self) -> Candidates:
+        """The same, all masks far below zero for objects that are thought not to be there."""
+        return replace(self, logits=torch.where(self.presence[:, None, None, None] > 0, self.logits, ABSENT))
 
     def pick(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [O, h, w], predicted IoU [O] and token [O, D] of candidate `chosen` [O] of each object."""

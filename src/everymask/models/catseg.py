@@ -63,7 +63,7 @@ class Config:
         pooling: in training, attention over words takes place at the mean of so many cells in either direction.
         train_towers: "attention" trains the query and value projections, "lora" updates of `rank` to them.
         tower_rate: the towers' learning rate relative to the others'.
-        points: points an image that the loss sees, 0 for every pixel.
+        points, train_words: points an image and words that the loss sees, 0 for all; words in the batch come first.
         background: pixels whose best word has less probability than this are none of the words; None, as in the paper,
             gives every pixel one.
     """
@@ -98,6 +98,7 @@ class Config:
     rank: int = 8
     tower_rate: float = 0.01
     points: int = 12544
+    train_words: int = 0
     background: float | None = None
     compat: Literal["default", "original"] = "default"
 
@@ -160,19 +161,19 @@ _SMALL = Config(
     image_side=256,
     resolution=256,
     kind="siglip",
-    patch=8,
-    positions=32,
-    width=96,
-    depth=3,
+    patch=16,
+    positions=16,
+    width=192,
+    depth=4,
     heads=3,
-    hidden=192,
+    hidden=384,
     text_width=64,
     text_depth=1,
     text_heads=2,
     text_hidden=128,
     text_length=16,
     tokens=4096,
-    space=96,
+    space=192,
     tokenizer=HASH,
     templates=("{}",),
     dim=32,
@@ -184,6 +185,7 @@ _SMALL = Config(
     train_towers="full",
     tower_rate=1.0,
     points=4096,
+    train_words=24,
 )
 
 PRESETS = {
@@ -200,8 +202,10 @@ PRESETS = {
         _SMALL,
         image_side=96,
         resolution=96,
+        patch=8,
         positions=12,
         width=32,
+        depth=3,
         heads=2,
         hidden=64,
         text_width=32,
@@ -211,28 +215,15 @@ PRESETS = {
         tokens=512,
         window=6,
         padding=4,
-        decoder=(16, 8),
         points=2048,
         pooling=1,
         background=0.5,
     ),
 }
 
-RECIPE = TrainConfig(
-    steps=80_000,
-    batch_size=4,
-    image_side=384,
-    validate_side=640,
-    lr=2e-4,
-    weight_decay=1e-4,
-    warmup=0,
-    final_lr=0.0,
-    clip=0.01,
-    ema=0.0,
-    scale=(1.0, 2.0),
-    validate_every=5000,
-    max_val=500,
-)
+_RATES = {"lr": 2e-4, "weight_decay": 1e-4, "warmup": 0, "final_lr": 0.0, "clip": 0.01, "ema": 0.0}
+_VIEWS = {"image_side": 384, "validate_side": 640, "scale": (1.0, 2.0), "validate_every": 5000, "max_val": 500}
+RECIPE = TrainConfig(steps=80_000, batch_size=4, **_RATES, **_VIEWS)
 
 TASKS = {
     "semantic": partial(postprocess.semantic, reduce="max"),
@@ -297,7 +288,8 @@ class Model(EncodeOnce):
         self.words = WordEncoder(
             config.templates, config.ensemble, config.text_length, self._tokenizer(config.tokenizer), self.is_original
         )
-        self.criterion = ClassCriterion(config.points, "negative" if self.is_original else "ignored")
+        void = "negative" if self.is_original else "ignored"
+        self.criterion = ClassCriterion(config.points, void, config.train_words)
 
     @property
     def is_original(self) -> bool:
@@ -325,7 +317,7 @@ class Model(EncodeOnce):
 
     def read_extras(self, folder: Path) -> None:
         """Take the tokenizer of a checkpoint folder."""
-        if self.config.tokenizer != HASH and has_tokenizer(folder):
+        if self.config.tokenizer == FOLDER or (self.config.tokenizer != HASH and has_tokenizer(folder)):
             self.words.tokenizer = self._tokenizer(folder)
 
     def write_extras(self, folder: Path) -> None:
@@ -419,8 +411,10 @@ class Model(EncodeOnce):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Binary cross entropy of every word at points whose truth is known."""
-        prediction = self.answer(self.encode(batch), batch, self.config.pooling)
-        return self.criterion(prediction, batch)
+        chosen = self.criterion.chosen(batch, len(self.labels))
+        asked = self.with_classes(LabelMap(tuple(self.labels[k] for k in chosen.tolist())))
+        prediction = asked.answer(self.encode(batch), batch, self.config.pooling)
+        return self.criterion(prediction, batch, chosen)
 
     def param_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Every trained parameter once; the towers learn slowly."""

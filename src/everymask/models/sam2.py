@@ -12,7 +12,7 @@ answer is wrong, each round with the mask of the one before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,21 +21,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..automatic import automatic
-from ..clicks import correction_clicks, sampled_boxes, sampled_clicks
+from ..clicks import correction_clicks, sampled_clicks
 from ..encoders.hiera import Hiera
 from ..errors import UsageError
 from ..feature_store import FeatureStore
+from ..frames import FrameBatch, nothing
 from ..labels import LabelMap
 from ..layers.conv import keep_valid
 from ..layers.lora import add_lora
+from ..layers.memory import NAMES, FrameMemory, Memory
 from ..layers.normalize import Normalize
 from ..layers.param_groups import param_groups
 from ..layers.prompt_decoder import Candidates, PromptDecoder
-from ..maps import segment_areas
+from ..lessons import LessonPlan
 from ..model import EncodeOnce
 from ..prompt_criterion import Lesson, PromptCriterion, Terms, at_pixels
 from ..prompted import OBJECT, PromptedMasks, Unprompted, prompted
-from ..prompts import PromptSettings, draw_prompts, objects_of
 from ..recipe import TrainConfig
 from ..types import Batch, Letterbox, Prediction, Prompts, Segments, round_up
 
@@ -56,16 +57,14 @@ class Config:
         rank: of the detours.
         encoder_rate, layer_decay: learning rate of the image encoder as a share of the decoder's, and the factor from
             each of its blocks to the one before.
-        by: what an object is, see `PromptSettings`.
-        least_area: objects of fewer canvas pixels are not asked for.
+        by, least_area, objects, explicit, kinds: of the `LessonPlan`.
         only: names of the classes whose objects are asked for; all if empty.
-        objects: most objects of an image in one training step.
-        explicit: share of the images whose first prompts are explicit (those of the batch, else drawn by the rules of
-            `kinds`); the others get a random click or a jittered box, as SAM 2 is trained.
-        kinds: of explicit prompts, see `PromptSettings`.
         clicks: correction clicks after the first prompt, 0 to 7.
         compare: masks are compared with the truth at "pixels" of the canvas, as SAM 2 is trained, or at the decoder's
             "cells" of 4 x 4 pixels, which takes a sixteenth of the memory.
+        noise: share of the correction clicks that are anywhere on the object instead.
+        memory: whether there are the parts that carry objects from frame to frame.
+        train_memory: these learn too, whatever `train` says; for clips of several frames.
     """
 
     image_side: int = 1024
@@ -91,6 +90,8 @@ class Config:
     clicks: int = 7
     compare: Literal["pixels", "cells"] = "pixels"
     noise: float = 0.1
+    memory: bool = True
+    train_memory: bool = False
 
 
 PRESETS = {
@@ -114,6 +115,7 @@ PRESETS = {
         encoder_rate=1.0,
         layer_decay=1.0,
         clicks=2,
+        memory=False,
     ),
     "tiny": Config(
         image_side=64,
@@ -129,6 +131,7 @@ PRESETS = {
         encoder_rate=1.0,
         layer_decay=1.0,
         clicks=1,
+        memory=False,
     ),
 }
 
@@ -171,7 +174,8 @@ class Model(EncodeOnce):
 
     def __init__(self, config: Config, labels: LabelMap) -> None:
         super().__init__(config, labels)
-        check(config, labels)
+        if not 0 <= config.clicks <= 7:
+            raise UsageError("a setting is out of range", where="clicks", why=f"{config.clicks} is not in 0..7")
         self.normalize = Normalize()
         self.encoder = Hiera(
             config.width,
@@ -184,17 +188,25 @@ class Model(EncodeOnce):
         )
         self.decoder = PromptDecoder(config.dim, config.decoder_heads, config.hidden_dim)
         self.no_memory = nn.Parameter(torch.zeros(1, 1, config.dim))
+        if config.memory:
+            self.memory = FrameMemory(config.dim, config.hidden_dim, config.image_side)
         self.criterion = PromptCriterion(cells=config.compare == "cells")
+        only = tuple(labels.index(name) for name in config.only)
+        self.plan = LessonPlan(config.by, config.least_area, only, config.objects, config.explicit, config.kinds)
         self._choose_what_learns()
 
     def _choose_what_learns(self) -> None:
         """Set `requires_grad` by ``config.train``. What prepares features counts as the image encoder."""
+        if self.config.memory:
+            self.memory.requires_grad_(self.config.train_memory)
         if self.config.train == "full":
             return
         if self.config.train == "lora":
             add_lora(self.encoder.backbone, ("qkv",), self.config.rank)
         learns = {"decoder": ("decoder.mask_decoder.",)}.get(self.config.train, ("decoder.", "no_memory"))
         for name, parameter in self.named_parameters():
+            if name.startswith("memory."):
+                continue
             prepares = name.startswith(("decoder.mask_decoder.conv_s0.", "decoder.mask_decoder.conv_s1."))
             parameter.requires_grad = ".lora_" in name or (name.startswith(learns) and not prepares)
 
@@ -253,14 +265,66 @@ class Model(EncodeOnce):
         fine, middle, coarse = levels
         return fine, middle, coarse + self.no_memory.view(1, -1, 1, 1)
 
+    # ---- frames ----
+
+    @torch.no_grad()
+    def track(self, clip: FrameBatch) -> list[PromptedMasks]:
+        """The masks of all prompted objects in every frame.
+
+        Args:
+            clip: its first frame has prompts for all objects; prompts in later frames correct.
+
+        Raises:
+            UsageError: there are none in the first frame, or the weights have no memory.
+        """
+        told = clip.prompts or (nothing(),) * len(clip)
+        if not told[0].count:
+            raise UsageError("the first frame has no prompt", where="prompts", fix="Begin with a frame that has some.")
+        bank, answers = list[Memory](), list[PromptedMasks]()
+        for t, (levels, prompts, box) in enumerate(zip(self.encode(clip), told, clip.letterboxes, strict=True)):
+            found = self.candidates(levels, prompts) if prompts.count else self._carried(levels, bank, t, len(clip))
+            chosen = found.trusted()
+            answers.append(PromptedMasks([found.gated()], [box], [told[0].classes], [chosen]))
+            own = self._memory(levels, found, chosen, t, told=bool(prompts.count), sharp=bool(prompts.count))
+            # As SAM 2 stores them.
+            bank.append(replace(own, features=own.features.bfloat16().to(own.features.dtype)))
+        return answers
+
+    def _carried(self, levels: Levels, bank: Sequence[Memory], t: int, total: int) -> Candidates:
+        """What the decoder says of a frame without prompts, from the memory of the frames before."""
+        fine, middle, coarse = levels
+        seen = fine, middle, self._remembering().recall(coarse, bank, t, total)
+        count = len(bank[0].pointers)
+        found: Candidates = self.decoder(
+            seen, coarse.new_zeros(count, 0, 2), bank[0].features.new_zeros(count, 0).int()
+        )
+        return found
+
+    def _memory(
+        self, levels: Levels, found: Candidates, chosen: Tensor, t: int, *, told: bool, sharp: bool = False
+    ) -> Memory:
+        """Of one frame, from what was said of it."""
+        memory, present = self._remembering(), found.presence > 0
+        logits, _, tokens = found.gated().pick(chosen)
+        return Memory(t, told, memory.remember(levels[2], logits, present, sharp), memory.pointers(tokens, present))
+
+    def _remembering(self) -> FrameMemory:
+        if not self.config.memory:
+            fix = "Take weights with a memory (facebook/sam2.1-hiera-tiny), or create the model with memory=True."
+            raise UsageError("these weights have no memory of frames", where="sam2", fix=fix)
+        return self.memory
+
     # ---- training ----
 
     def loss(self, batch: Batch) -> Terms:
         """Terms summed over rounds, a mean over objects: `mask`, `dice`, `iou` and `presence`."""
+        if isinstance(batch, FrameBatch):
+            return self._clip_loss(batch)
         features = self._learned_features(batch)
-        lessons = [self._lesson(batch, b) for b in range(len(batch))]
+        lessons = [self.plan.lesson(batch, b) for b in range(len(batch))]
         count = torch.stack([lesson.counts.sum() for lesson in lessons]).sum().clamp(min=1)
-        terms = [self._rounds(self._without_memory(own), lesson) for own, lesson in zip(features, lessons, strict=True)]
+        pairs = zip(features, lessons, strict=True)
+        terms = [self._rounds(self._without_memory(own), lesson)[0] for own, lesson in pairs]
         return {name: value / count for name, value in added(terms).items()}
 
     def _learned_features(self, batch: Batch) -> Sequence[Levels]:
@@ -280,8 +344,21 @@ class Model(EncodeOnce):
         names = ("normalize.", "encoder.", "decoder.mask_decoder.conv_s")
         return {name: value for name, value in self.state_dict().items() if name.startswith(names)}
 
-    def _rounds(self, levels: Levels, lesson: Lesson) -> Terms:
-        """Terms of one image, summed over rounds."""
+    def _clip_loss(self, clip: FrameBatch) -> Terms:
+        """Terms summed over rounds of the first frame and over all other frames, a mean over objects."""
+        features, first = self._learned_features(clip), self.plan.clip_lesson(clip)
+        terms, found = self._rounds(self._without_memory(features[0]), first[0])
+        bank = [self._memory(features[0], found, found.likely(), 0, told=True)]
+        parts = [terms]
+        for t, (levels, lesson) in enumerate(zip(features[1:], first[1:], strict=True), start=1):
+            found = self._carried(levels, bank, t, len(clip))
+            parts.append(self._terms(found, lesson))
+            bank.append(self._memory(levels, found, found.likely(), t, told=False))
+        count = first[0].counts.sum().clamp(min=1)
+        return {name: value / count for name, value in added(parts).items()}
+
+    def _rounds(self, levels: Levels, lesson: Lesson) -> tuple[Terms, Candidates]:
+        """Terms of one image, summed over rounds, and what was said in the last one."""
         points, labels, terms, masks = lesson.points, lesson.labels, list[Terms](), None
         for turn in range(self.config.clicks + 1):
             found = self.decoder(levels, points, labels, masks)
@@ -290,7 +367,7 @@ class Model(EncodeOnce):
                 masks = found.pick(found.likely())[0]
                 spot, label = self._correction(masks, lesson)
                 points, labels = torch.cat([points, spot[:, None]], 1), torch.cat([labels, label[:, None]], 1)
-        return added(terms)
+        return added(terms), found
 
     def _terms(self, found: Candidates, lesson: Lesson) -> Terms:
         """Of one round: the three candidates where the prompt is ambiguous, the one elsewhere."""
@@ -311,61 +388,10 @@ class Model(EncodeOnce):
         swap = (torch.rand(len(points), device=points.device) < self.config.noise) & (sign[:, 0] >= 0)
         return torch.where(swap[:, None], other[:, 0], points), torch.where(swap, sign[:, 0], labels)
 
-    def _lesson(self, batch: Batch, b: int) -> Lesson:
-        """The objects of image `b` to learn in this step, and their first prompts."""
-        truth, device = batch.truth()[b].to("cpu"), batch.images.device
-        given = None if batch.prompts is None else batch.prompts[b]
-        objects = objects_of(truth, self.config.by) if given is None else truth
-        rows = self._drawn_rows(objects, given)
-        height, width = batch.letterboxes[b].content
-        ids = objects.id_map[..., :height, :width].to(device)
-        ids = ids if ids.ndim == 3 else ids[None]
-        known = ~objects.void[:height, :width].to(device)
-        wanted = torch.tensor(rows or [-2], device=device) + 1
-        masks = (ids == wanted[:, None, None, None]).any(1)
-        points, labels = self._first_prompts(masks, rows, objects, given, batch.names[b] if batch.names else "")
-        counts = torch.full((len(masks),), float(bool(rows)), device=device)
-        return Lesson(masks, known, points.to(device), labels.to(device), counts)
-
-    def _drawn_rows(self, objects: Segments, given: Prompts | None) -> list[int]:
-        """Rows of the objects to learn, at most ``config.objects`` at random."""
-        fit = torch.from_numpy(segment_areas(objects) >= self.config.least_area) & ~objects.is_crowd
-        if self.config.only:
-            wanted = torch.tensor([self.labels.index(name) for name in self.config.only])
-            fit &= torch.isin(objects.classes, wanted)
-        if given is not None:
-            fit &= torch.isin(torch.arange(len(objects)), given.objects.cpu())
-        rows = torch.nonzero(fit).flatten()
-        chosen: list[int] = rows[torch.randperm(len(rows))[: self.config.objects]].sort().values.tolist()
-        return chosen
-
-    def _first_prompts(
-        self, masks: Tensor, rows: list[int], objects: Segments, given: Prompts | None, name: str
-    ) -> tuple[Tensor, Tensor]:
-        """Points [O, K, 2] and labels [O, K]: explicit or sampled."""
-        if not rows or torch.rand(()) >= self.config.explicit:
-            return (sampled_boxes if torch.rand(()) < 0.5 else sampled_clicks)(masks)
-        settings = PromptSettings(self.config.kinds)
-        drawn = draw_prompts(objects, settings, name=name, rows=rows) if given is None else given
-        points, labels = drawn.padded(len(objects))
-        return points[rows], labels[rows]
-
     def param_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Every parameter that learns once; the image encoder slower, the more so the nearer to the image."""
         rates = self.encoder.layer_rates("encoder.", self.config.encoder_rate, self.config.layer_decay)
         return param_groups(self, lr, weight_decay, rates={} if self.config.train == "lora" else rates)
-
-
-def check(config: Config, labels: LabelMap) -> None:
-    """Raise `UsageError` or `DataError` if a setting makes no sense."""
-    PromptSettings(config.kinds, by=config.by, least_area=config.least_area)
-    for name in config.only:
-        labels.index(name)
-    for name, most in (("clicks", 7), ("explicit", 1), ("noise", 1)):
-        if not 0 <= (value := getattr(config, name)) <= most:
-            raise UsageError("a setting is out of range", where=name, why=f"{value} is not in 0..{most}")
-    if config.objects < 1:
-        raise UsageError("a setting is out of range", where="objects", why=f"{config.objects} is below 1")
 
 
 def check_labels(labels: Tensor) -> None:
@@ -398,6 +424,8 @@ def published(config: dict[str, Any], preprocessor: dict[str, Any]) -> Config | 
     """The configuration of a checkpoint in the layout of `transformers`, None if it is another system's."""
     if config.get("model_type") not in ("sam2", "sam2_video"):
         return None
+    if config.get("enable_occlusion_spatial_embedding") is False:
+        raise ValueError("these are weights of SAM 2.0; those of SAM 2.1 are read")
     vision = config.get("vision_config") or {}
     hiera, decoder = vision.get("backbone_config") or {}, config.get("mask_decoder_config") or {}
     prompts, own = config.get("prompt_encoder_config") or {}, Config()
@@ -413,6 +441,7 @@ def published(config: dict[str, Any], preprocessor: dict[str, Any]) -> Config | 
         dim=vision.get("fpn_hidden_size", own.dim),
         decoder_heads=decoder.get("num_attention_heads", own.decoder_heads),
         hidden_dim=decoder.get("mlp_dim", own.hidden_dim),
+        memory=config["model_type"] == "sam2_video",
     )
 
 
@@ -421,6 +450,8 @@ PUBLISHED_NAMES = {
     "prompt_encoder.": "decoder.prompt_encoder.",
     "mask_decoder.": "decoder.mask_decoder.",
     "shared_image_embedding.": "decoder.position.",
+    "no_memory_embedding": "no_memory",
+    **{name: f"memory.{name}" for name in NAMES},
 }
 """Beginnings of names in the checkpoints of `transformers`, and ours."""
 
@@ -433,7 +464,5 @@ def convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _own_name(name: str) -> str:
-    if name == "no_memory_embedding":
-        return "no_memory"
     theirs = next((part for part in PUBLISHED_NAMES if name.startswith(part)), None)
     return PUBLISHED_NAMES[theirs] + name.removeprefix(theirs) if theirs else name
