@@ -25,7 +25,10 @@ from everymask.files import write_json
 from . import pack
 from .measure import Row, machine
 
-NAMES = ("mask_loss", "predict_share", "maskformer", "detr", "startup", "coco_panoptic", "check", "loader", "pack")
+NAMES = (
+    *("mask_loss", "predict_share", "maskformer", "detr", "catseg"),
+    *("startup", "coco_panoptic", "check", "loader", "pack"),
+)
 PACKED = "oxford_pet_700"
 """The data set that `benchmarks.pack` reads."""
 OF_DATA = ("coco_panoptic", "check", "loader")

@@ -72,7 +72,7 @@ def draw_predictions(models: dict[str, Any], dataset: Dataset) -> Image.Image:
             grey = np.full_like(sample.image, 128)
             pictures.append(overlay(grey, found, opacity=1.0, outline=False))
             captions.append(f"{sample.name}  {name}")
-    return contact_sheet(pictures, captions, columns=len(models))
+    return contact_sheet(pictures, captions, columns=max(2, len(models)))
 
 
 if __name__ == "__main__":

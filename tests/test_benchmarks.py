@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import detr, mask_loss, measure, predict_share, startup
+from benchmarks import catseg, detr, mask_loss, measure, predict_share, startup
 from benchmarks.measure import Row
 
 
@@ -107,6 +107,22 @@ def test_both_sides_of_detr_find_segments_and_train() -> None:
     assert kept == {"ours": detr.SMALL.kept, "peer": detr.SMALL.kept}
     losses = detr.train_ours(detr.SMALL)(), detr.train_peer(detr.SMALL)()
     assert all(math.isfinite(loss) and loss > 0 for loss in losses)
+
+
+def test_catseg_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        catseg, "peak_memory", lambda prepare, small, full: {catseg.ours: 1.0, catseg.peer: 4.0}[prepare]
+    )
+    rows = catseg.rows(catseg.SMALL, few=3, rounds=1)
+    check_fields(rows)
+    assert [row.unit for row in rows] == ["s", "MiB", "s", "%"]
+    assert 0 < rows[-1].ours < 100
+
+
+def test_both_sides_of_catseg_say_the_same() -> None:
+    steps = catseg.second_photo(catseg.SMALL)  # Which raises if they do not.
+    assert steps["ours"]().shape == steps["peer"]().shape == (5, 32, 32)
+    assert catseg.ours(catseg.SMALL)().shape == catseg.peer(catseg.SMALL)().shape
 
 
 def test_predict_share_rows() -> None:

@@ -23,7 +23,7 @@ from everymask.class_criterion import ClassCriterion, class_bce
 from everymask.cli import main
 from everymask.datasets import find_folders, join
 from everymask.encoders import clip
-from everymask.errors import CheckpointError, EverymaskError, UsageError
+from everymask.errors import CheckpointError, EverymaskError, ModelError, UsageError
 from everymask.evaluate import evaluate
 from everymask.image import read_image, write_png
 from everymask.labels import LabelMap
@@ -627,10 +627,40 @@ def test_cross_entropy_of_a_point_is_that_of_pytorch() -> None:
     torch.testing.assert_close(class_bce(maps, classes), expected)
 
 
+def test_a_step_learns_the_words_in_the_batch_first() -> None:
+    labels = LabelMap.from_names("abcdefgh")
+    size = (16, 16)
+    box = Letterbox(size, size, size)
+    truth = Segments.build(torch.randint(-1, 4, size), [5, 2, 7], labels=labels)
+    batch = Batch(torch.zeros(1, 3, *size), (box,), (truth,))
+    drawn = [tuple(ClassCriterion(0, classes=4).chosen(batch, 8).tolist()) for _ in range(20)]
+    assert all({2, 5, 7} <= set(rows) and rows == tuple(sorted(rows)) and len(rows) == 4 for rows in drawn)
+    assert len(set(drawn)) > 1
+    assert ClassCriterion(0).chosen(batch, 8).tolist() == list(range(8))
+    # With fewer places than words in the batch, some are left out: to the others, their pixels are negatives.
+    for rows in ([2, 4, 5, 7], [2, 5]):
+        maps = torch.randn(len(rows), *size)
+        prediction = Prediction(torch.zeros(1, len(rows), 9), ClassMaps([maps], (box,)), by_class=True)
+        found = ClassCriterion(0)(prediction, batch, torch.tensor(rows))["mask"]
+        classes = truth.class_map(8)
+        target = torch.stack([classes == k for k in rows]).float()
+        expected = F.binary_cross_entropy_with_logits(maps, target, reduction="none")[:, classes != VOID].mean()
+        torch.testing.assert_close(found, expected)
+
+
+def test_towers_of_two_spaces_are_refused() -> None:
+    with pytest.raises(ModelError) as error:
+        tiny(space=48)
+    assert error.value.message == (
+        "images of this family are not projected into the texts' space: space "
+        "(the image tower is 32 wide, the space 48)."
+    )
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {"pooling": 2, "layers": 2},
+        {"pooling": 2, "layers": 2, "train_words": 1},
         {"kind": "clip", "compat": "original", "train_towers": "attention"},
         {"kind": "naflex", "train_towers": "attention"},
         {"train_towers": "lora", "points": 0},

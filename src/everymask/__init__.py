@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from everymask.datasets import open_dataset
     from everymask.errors import EverymaskError
     from everymask.evaluate import evaluate
+    from everymask.explain import explain
     from everymask.image import read_image
     from everymask.labels import LabelMap
     from everymask.models import create_model, list_models
@@ -35,6 +36,7 @@ __all__ = [
     "TrainConfig",
     "create_model",
     "evaluate",
+    "explain",
     "list_models",
     "load",
     "open_dataset",
@@ -55,6 +57,7 @@ _HOME = {
     "TrainConfig": "recipe",
     "create_model": "models",
     "evaluate": "evaluate",
+    "explain": "explain",
     "list_models": "models",
     "load": "checkpoint",
     "open_dataset": "datasets",
@@ -77,7 +80,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `everymask.predict`, `.train` and `.evaluate` the functions, whatever was imported before.
+    """Keeps `everymask.predict`, `.train`, `.evaluate` and `.explain` the functions, whatever was imported before.
 
     Python binds a submodule to its package after importing it, so `import everymask.predict` anywhere would turn
     the public function of that name into a module. The submodule stays in `sys.modules`, where

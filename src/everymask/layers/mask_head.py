@@ -127,8 +127,7 @@ class MaskSource:
         """Mask logits [q, h, w] of attention maps; `sizes` are those of the content in c2, c3, c4."""
         shares = self._of_image(b, sizes, (attention.shape[-2], attention.shape[-1]))
         step = self._queries_at_once(sizes[0])
-        parts = [self._decoded(part, shares) for part in attention.split(step)]
-        return torch.cat(parts) if parts else attention.new_zeros(0, *sizes[0])
+        return torch.cat([self._decoded(part, shares) for part in attention.split(step)])
 
     def _of_image(self, b: int, sizes: Sequence[Size], coarse: Size) -> list[Tensor]:
         if b not in self.shares:

@@ -21,6 +21,9 @@ CHUNK = 16
 ABSENT = -1024.0
 """Mask logit of an object that is thought not to be in the frame."""
 
+SURE = 32.0
+"""Mask logits that are fed back are cut at + and - this, as SAM 2's predictors do."""
+
 STABLE, DELTA = 0.98, 0.05
 """The first mask counts as sure if its area hardly depends on the threshold: areas at + and - `DELTA` agree so far."""
 
@@ -152,7 +155,7 @@ class PromptDecoder(nn.Module):
         size = levels[0].shape[-2:]
         if masks.shape[-2:] != size:
             masks = F.interpolate(masks[:, None].float(), size, mode="bilinear", antialias=True)[:, 0]
-        dense: Tensor = self.prompt_encoder.mask_embed(masks[:, None])
+        dense: Tensor = self.prompt_encoder.mask_embed(masks[:, None].clamp(-SURE, SURE))
         return dense
 
     def image_position(self, size: tuple[int, int]) -> Tensor:

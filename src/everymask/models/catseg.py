@@ -221,8 +221,14 @@ PRESETS = {
     ),
 }
 
-_RATES = {"lr": 2e-4, "weight_decay": 1e-4, "warmup": 0, "final_lr": 0.0, "clip": 0.01, "ema": 0.0}
-_VIEWS = {"image_side": 384, "validate_side": 640, "scale": (1.0, 2.0), "validate_every": 5000, "max_val": 500}
+_RATES: dict[str, Any] = {"lr": 2e-4, "weight_decay": 1e-4, "warmup": 0, "final_lr": 0.0, "clip": 0.01, "ema": 0.0}
+_VIEWS: dict[str, Any] = {
+    "image_side": 384,
+    "validate_side": 640,
+    "scale": (1.0, 2.0),
+    "validate_every": 5000,
+    "max_val": 500,
+}
 RECIPE = TrainConfig(steps=80_000, batch_size=4, **_RATES, **_VIEWS)
 
 TASKS = {
