@@ -249,6 +249,13 @@ def test_results_have_the_photo_s_size_and_aspect(size: tuple[int, int]) -> None
     assert int((found.segments.id_map > 0).sum()) == size[0] * size[1]
 
 
+@pytest.mark.parametrize("kept", [1, 100_000])
+def test_views_may_be_aggregated_one_by_one(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    expected = logits(tiny(image_side=160), photo())
+    monkeypatch.setattr(aggregation, "KEPT_BYTES", kept)
+    torch.testing.assert_close(logits(tiny(image_side=160), photo()), expected, rtol=1e-4, atol=1e-5)
+
+
 @torch.no_grad()
 def test_windows_are_seen_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny(image_side=160)

@@ -84,8 +84,8 @@ def _learn(
     model: SegmentationModel, sample: Sample, steps: int, side: int, lr: float, every: int = 10
 ) -> Iterator[Point]:
     """Train and yield a `Point` every `EVERY` steps, until the goal is reached."""
-    geometry = Geometry.fit((sample.image.shape[0], sample.image.shape[1]), side)
-    batch = collate([sample], [geometry])
+    height, width = sample.segments.size
+    batch = collate([sample], [Geometry((0, 0, width, height), model.letterbox((height, width), side))])
     optimizer = torch.optim.AdamW(model.param_groups(lr), weight_decay=0.0)
     start = time.perf_counter()
     for step in range(1, steps + 1):

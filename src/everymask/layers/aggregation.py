@@ -42,6 +42,9 @@ class DenseFeatures:
     def __len__(self) -> int:
         return len(self.aligned)
 
+    def __getitem__(self, some: slice) -> DenseFeatures:
+        return DenseFeatures(self.aligned[some], self.early[some], self.middle[some])
+
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w)."""
@@ -256,6 +259,13 @@ class Aggregator(nn.Module):
         guides = self.up1.guide(self.up_early(features.early)), self.up2.guide(self.up_middle(features.middle))
         for part in walk.parts:
             yield part, self._decoded(walk.result(part), features.grid, guides)
+
+    def in_parts(self, features: DenseFeatures, count: int) -> Iterator[tuple[int, DenseFeatures]]:
+        """Features in parts whose states for `count` words need not be computed twice, and where each part starts."""
+        height, width = features.grid
+        image = 4 * count * height * width * self.embed.out_channels
+        size = len(features) if torch.is_grad_enabled() else max(1, KEPT_BYTES // image)
+        yield from ((start, features[start : start + size]) for start in range(0, len(features), size))
 
     def similarities(self, features: DenseFeatures, text: Tensor) -> Tensor:
         """Cosines [B, T, P, h, w]."""

@@ -7,7 +7,7 @@ flow through the memories.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,10 @@ class Memory:
     features: Tensor
     pointers: Tensor
 
+    def stored(self) -> Memory:
+        """With the precision that SAM 2 keeps memories in."""
+        return replace(self, features=self.features.bfloat16().to(self.features.dtype))
+
 
 class FrameMemory(nn.Module):
     """From features and masks of a frame to a `Memory`, and from memories to features that know of them.
@@ -74,7 +78,7 @@ class FrameMemory(nn.Module):
         config._attn_implementation = "sdpa"
         self.memory_attention = Sam2VideoMemoryAttention(config)
         self.memory_encoder = Sam2VideoMemoryEncoder(config)
-        self.no_memory_positional_encoding = nn.Parameter(torch.zeros(1, 1, dim), requires_grad=False)  # Never used.
+        self.register_buffer("no_memory_positional_encoding", torch.zeros(1, 1, dim))  # Published, and never used.
         self.memory_temporal_positional_encoding = nn.Parameter(torch.zeros(slots, 1, 1, MEMORY_DIM))
         self.no_object_pointer = nn.Parameter(torch.zeros(1, dim))
         self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)

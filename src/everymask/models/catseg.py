@@ -233,7 +233,7 @@ RECIPE = TrainConfig(steps=80_000, batch_size=4, **_RATES, **_VIEWS)
 
 TASKS = {
     "semantic": partial(postprocess.semantic, reduce="max"),
-    "cutout": partial(postprocess.cutout, mask_threshold=0.5),
+    "cutout": postprocess.cutout,
 }
 
 LABELS = coco_classes.STUFF
@@ -383,9 +383,10 @@ class Model(EncodeOnce):
         views = [view for group in features for view in group.views]
         mosaics = [self._mosaic(b, box, views, len(text)) for b, box in enumerate(batch.letterboxes)]
         for group in features:
-            for part, logits in self._logits(group.features, text, pooling):
-                for own, view in zip(logits, group.views, strict=True):
-                    mosaics[view.image].add(part, own, view)
+            for start, some in self.aggregator.in_parts(group.features, len(text)):
+                for part, logits in self._logits(some, text, pooling):
+                    for own, view in zip(logits, group.views[start:], strict=False):
+                        mosaics[view.image].add(part, own, view)
         maps = ClassMaps([mosaic.finish() for mosaic in mosaics], batch.letterboxes)
         return Prediction(certain(len(mosaics), len(text), text), maps, by_class=True)
 
@@ -408,7 +409,7 @@ class Model(EncodeOnce):
         height, width = features.grid
         logits = text.new_full((len(features), len(text), CELLS * height, CELLS * width), LEFT_OUT)
         for v in range(len(features)):
-            one = DenseFeatures(features.aligned[v : v + 1], features.early[v : v + 1], features.middle[v : v + 1])
+            one = features[v : v + 1]
             kept = self.aggregator.similarities(one, text)[0].flatten(1).amax(1).topk(BEST).indices
             logits[v, kept] = self.aggregator(one, text[kept], pooling)[0]
         yield slice(0, len(text)), logits

@@ -12,7 +12,7 @@ answer is wrong, each round with the mask of the one before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -285,9 +285,8 @@ class Model(EncodeOnce):
             found = self.candidates(levels, prompts) if prompts.count else self._carried(levels, bank, t, len(clip))
             chosen = found.trusted()
             answers.append(PromptedMasks([found.gated()], [box], [told[0].classes], [chosen]))
-            own = self._memory(levels, found, chosen, t, told=bool(prompts.count), sharp=bool(prompts.count))
-            # As SAM 2 stores them.
-            bank.append(replace(own, features=own.features.bfloat16().to(own.features.dtype)))
+            prompted_here = bool(prompts.count)
+            bank.append(self._memory(levels, found, chosen, t, told=prompted_here, sharp=prompted_here).stored())
         return answers
 
     def _carried(self, levels: Levels, bank: Sequence[Memory], t: int, total: int) -> Candidates:
@@ -364,7 +363,7 @@ class Model(EncodeOnce):
             found = self.decoder(levels, points, labels, masks)
             terms.append(self._terms(found, lesson))
             if turn < self.config.clicks:
-                masks = found.pick(found.likely())[0]
+                masks = found.pick(found.likely())[0].detach()
                 spot, label = self._correction(masks, lesson)
                 points, labels = torch.cat([points, spot[:, None]], 1), torch.cat([labels, label[:, None]], 1)
         return added(terms), found
