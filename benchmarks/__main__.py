@@ -26,7 +26,7 @@ from . import pack
 from .measure import Row, machine
 
 NAMES = (
-    *("mask_loss", "predict_share", "maskformer", "detr", "catseg"),
+    *("mask_loss", "predict_share", "maskformer", "detr", "catseg", "sam2"),
     *("startup", "coco_panoptic", "check", "loader", "pack"),
 )
 PACKED = "oxford_pet_700"

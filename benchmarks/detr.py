@@ -3,7 +3,7 @@
     python -m benchmarks detr
 
 - **image to panoptic result**: a 480x640 photo, which both sides resize to 800x1066, ResNet-50, 100 queries, the score
-  threshold set so that 20 are kept, then so low that nearly all are. Both sides resize, normalise, run and
+  threshold set so that 20 are kept, then so low that all are. Both sides resize, normalise, run and
   post-process. Weights are random, with heads spread so that queries differ (the time of the network does not depend on
   them).
 - **identical segments**: the same post-processing on the logits of both networks.

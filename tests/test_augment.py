@@ -19,6 +19,7 @@ from benchmarks import loader
 from everymask.augment import TRIES, jitter_color, largest_share, photometric_distortion, random_geometry
 from everymask.datasets import Dataset, open_dataset
 from everymask.datasets.loader import training_batches
+from everymask.manifest import write_manifest
 from everymask.models import create_model
 from everymask.recipe import TrainConfig
 from everymask.train import Run, train
@@ -207,11 +208,14 @@ def test_settings_of_the_recipe_reach_the_views(scenes: Dataset) -> None:
 def test_a_run_from_before_these_settings_goes_on(scenes: Dataset, tmp_path: Path) -> None:
     config = TrainConfig(steps=1, batch_size=2, image_side=64, workers=0)
     train(create_model("hybrid", "tiny", classes=scenes.labels), scenes, config, out=tmp_path / "run")
-    state = tmp_path / "run" / "last" / "training.json"
+    checkpoint = tmp_path / "run" / "last"
+    state = checkpoint / "training.json"
     older = json.loads(state.read_text())
     for name in ("flip_vertical", "rotate90", "angle", "shear", "photometric", "category_limit"):
         del older["config"][name]
     state.write_text(json.dumps(older))
+    (checkpoint / "manifest.json").unlink()
+    write_manifest(checkpoint, {"step": 1})
     train(create_model("hybrid", "tiny", classes=scenes.labels), scenes, config, out=tmp_path / "run")
 
 

@@ -8,9 +8,10 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import __main__ as command
-from benchmarks import catseg, detr, mask_loss, measure, predict_share, startup
+from benchmarks import catseg, detr, mask_loss, measure, predict_share, sam2, startup
 from benchmarks.measure import Row
 
 
@@ -123,6 +124,23 @@ def test_both_sides_of_catseg_say_the_same() -> None:
     steps = catseg.second_photo(catseg.SMALL)  # Which raises if they do not.
     assert steps["ours"]().shape == steps["peer"]().shape == (5, 32, 32)
     assert catseg.ours(catseg.SMALL)().shape == catseg.peer(catseg.SMALL)().shape
+
+
+def test_sam2_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sam2, "peak_memory", lambda prepare, small, full: float(prepare(small)()))
+    rows = sam2.rows(sam2.SMALL, rounds=1)
+    check_fields(rows)
+    assert [row.bar for row in rows] == [">= 10 x", ">= 2 x", "", ">= 5 x", "", "< 2048 MiB"]
+
+
+def test_both_sides_of_sam2_answer_the_same() -> None:
+    ours, peer = sam2.pair(sam2.SMALL)
+    corners, batch = sam2.boxes(3, 64), sam2.photo(64)
+    with torch.no_grad():
+        found = ours.candidates(ours.encode(batch)[0], sam2.told(corners))
+        pixels = ours.normalize(batch.images)
+        expected = peer(pixel_values=pixels, input_boxes=corners[None], multimask_output=False).pred_masks
+    torch.testing.assert_close(found.pick(found.trusted())[0], expected[0, :, 0], rtol=0, atol=1e-4)
 
 
 def test_predict_share_rows() -> None:

@@ -166,7 +166,7 @@ def test_places_beyond_the_map_take_no_part(grid: tuple[int, int]) -> None:
     block = own.layers[0].spatial.blocks[0]
     x, guidance = torch.randn(1, 2, grid[0] * grid[1], 16), torch.randn(1, grid[0] * grid[1], 16)
     windows = aggregation.token_windows(grid, 4, 0, x.device)
-    found = block(x, guidance, windows).unflatten(2, grid)
+    found = block(x, block.prepared(guidance, windows), windows).unflatten(2, grid)
     cell = x.unflatten(2, grid)[:, :, :4, :4].flatten(2, 3), guidance.unflatten(1, grid)[:, :4, :4].flatten(1, 2)
     size = min(grid[0], 4), min(grid[1], 4)
     qkv = block.qkv(block.norm1(cell[0]))

@@ -73,7 +73,7 @@ def spread(model: torch.nn.Module, seed: int = 0) -> None:
     for name, p in model.named_parameters():
         norm = "norm" in name and name.endswith("weight")
         embedding = "embed" in name or "token" in name
-        size = 1.0 if embedding and p.ndim > 1 else 0.1 if p.ndim <= 1 else 1.5 / (p[0].numel() ** 0.5)
+        size = 1.0 if embedding and p.ndim > 1 else 0.1 if p.ndim <= 1 else 1.2 / (p[0].numel() ** 0.5)
         if name.startswith("mask_decoder") and "proj_out" in name:
             size *= 0.05  # Mask logits of about 5, as real ones have, and IoUs that differ.
         torch.nn.init.normal_(p, mean=float(norm), std=size)

@@ -17,6 +17,7 @@ from everymask.checkpoint import load
 from everymask.errors import UsageError
 from everymask.frames import FrameBatch, collate_frames, nothing
 from everymask.layers.memory import Memory
+from everymask.models import create_model
 from everymask.models.sam2 import PRESETS, Config, Model, convert, published
 from everymask.overfit import learn_step
 from everymask.prompt_criterion import at_cells
@@ -187,6 +188,15 @@ def test_a_published_video_folder_loads_as_it_is(pair: tuple[Model, Sam2VideoMod
     assert loaded.config.memory
     for name, value in loaded.state_dict().items():
         assert torch.equal(value, ours.state_dict()[name]), name
+
+
+def test_the_presets_are_the_published_sizes() -> None:
+    """By the parameters of `transformers`, of which one, never used, is a buffer here."""
+    with torch.device("meta"):
+        ours = create_model("sam2", "hiera-t", classes=["object"])
+        peer = Sam2VideoModel(Sam2VideoConfig())
+    count = {name: sum(p.numel() for p in m.parameters()) for name, m in (("ours", ours), ("peer", peer))}
+    assert count["ours"] == count["peer"] - 256
 
 
 # ---- training --------------------------------------------------------------------------------------------------------

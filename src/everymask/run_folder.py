@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from safetensors import SafetensorError
 
@@ -48,9 +48,9 @@ class RunFolder:
 
         Raises:
             TrainingError: another process does.
+            WriteError: the folder cannot be written to.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
-        with (self.out / "lock").open("a+") as file:
+        with self._lock_file() as file:
             _lock(file, self.out)
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
@@ -58,6 +58,13 @@ class RunFolder:
             for partial in self.checkpoints.glob(f"{PARTIAL}*"):
                 shutil.rmtree(partial, ignore_errors=True)
             yield
+
+    def _lock_file(self) -> TextIO:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            return (self.out / "lock").open("a+")
+        except OSError as error:
+            raise _refused(self.out, error) from error
 
     def write(self, step: int, fill: Callable[[Path], None], facts: dict[str, Any]) -> Path:
         """A new checkpoint, on the disk when this returns.

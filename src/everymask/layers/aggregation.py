@@ -22,7 +22,7 @@ from .windows import FAR, Windows
 KEPT_BYTES = 512 << 20
 """Most memory for the states of words between layers; of words beyond it, states are computed anew when needed."""
 
-CHUNK_BYTES = 6 << 20
+CHUNK_BYTES = 3 << 20
 """Size of the states of the words that go through a layer together: about what a processor's cache holds."""
 
 
@@ -63,19 +63,36 @@ class GuidedBlock(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: Tensor, guidance: Tensor, windows: Windows) -> Tensor:
-        """guidance [B, h x w, G]."""
-        x = x + self._attended(self.norm1(x), self.guide(guidance), windows)
-        return x + self.mlp(self.norm2(x))
+    def prepared(self, guidance: Tensor, windows: Windows) -> Tensor:
+        """What is the same for all words: guidance [B, h x w, G] -> [B, places, 2 D] of the windows."""
+        return _arranged(self.guide(guidance), windows.into)
+
+    def forward(self, x: Tensor, guide: Tensor, windows: Windows) -> Tensor:
+        """`guide` is what `prepared` gives."""
+        x = plus_linear(x, self._attended(self.norm1(x), guide, windows), self.proj)
+        return plus_linear(x, self.mlp[:2](self.norm2(x)), self.mlp[2])
 
     def _attended(self, x: Tensor, guide: Tensor, windows: Windows) -> Tensor:
         qkv = self.qkv(_arranged(x.flatten(0, 1), windows.into)).view(*x.shape[:2], len(windows.into), -1)
-        qkv[..., : guide.shape[-1]] += _arranged(guide, windows.into)[:, None]
+        qkv[..., : guide.shape[-1]] += guide[:, None]
         q, k, v = qkv.view(-1, self.places, 3, self.heads, x.shape[-1] // self.heads).permute(2, 0, 3, 1, 4)
         mask = None if windows.far is None else windows.far.repeat(len(q) // len(windows.far), 1, 1, 1)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         tokens = attended.transpose(1, 2).reshape(-1, len(windows.into), x.shape[-1])
-        return self.proj(tokens.index_select(1, windows.back)).view(x.shape)
+        return tokens.index_select(1, windows.back).view(x.shape)
+
+
+def plus_linear(x: Tensor, y: Tensor, layer: nn.Module) -> Tensor:
+    """x + layer(y) for a linear layer with a bias.
+
+    Without gradients the product is accumulated onto the sum of the other two: on processors, where such layers wait
+    for memory, that saves one of three passes over it.
+    """
+    assert isinstance(layer, nn.Linear)
+    if torch.is_grad_enabled() or not x.dtype == y.dtype == layer.weight.dtype:
+        return x + layer(y)
+    total = (x + layer.bias).flatten(0, -2)
+    return total.addmm_(y.flatten(0, -2), layer.weight.T).view(x.shape)
 
 
 def _arranged(tokens: Tensor, into: Tensor) -> Tensor:
@@ -95,6 +112,9 @@ def token_windows(grid: tuple[int, int], side: int, shift: int, device: torch.de
     return Windows(windows.into, windows.back, hidden if windows.far is None else hidden + windows.far)
 
 
+Prepared = list[tuple[Tensor, Windows]]
+
+
 class SpatialAggregation(nn.Module):
     """Two guided blocks, the second with its windows shifted by half. [B, T, h x w, D] -> the same."""
 
@@ -104,12 +124,21 @@ class SpatialAggregation(nn.Module):
         self.norm = nn.LayerNorm(guidance)
         self.blocks = nn.ModuleList(GuidedBlock(dim, guidance, heads, side) for _ in range(2))
 
-    def forward(self, x: Tensor, guidance: Tensor, grid: tuple[int, int]) -> Tensor:
-        """guidance [B, h x w, G]."""
+    def prepared(self, guidance: Tensor, grid: tuple[int, int]) -> Prepared:
+        """What is the same for all words: guidance [B, h x w, G] and windows of each block."""
         guidance = self.norm(guidance)
-        for block, shift in zip(self.blocks, (0, self.side // 2), strict=True):
-            x = block(x, guidance, token_windows(grid, self.side, shift, x.device))
+        windows = [token_windows(grid, self.side, shift, guidance.device) for shift in (0, self.side // 2)]
+        return [(block.prepared(guidance, own), own) for block, own in zip(self._blocks, windows, strict=True)]
+
+    def forward(self, x: Tensor, prepared: Prepared) -> Tensor:
+        """`prepared` is what the method of that name gives."""
+        for block, (guide, windows) in zip(self._blocks, prepared, strict=True):
+            x = block(x, guide, windows)
         return x
+
+    @property
+    def _blocks(self) -> list[GuidedBlock]:
+        return list(self.blocks)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,26 +175,32 @@ class ClassAggregation(nn.Module):
             self.padding_state = nn.Parameter(torch.zeros(dim))
             self.padding_words = nn.Parameter(torch.zeros(guidance))
 
-    def sums(self, x: Tensor, words: Tensor) -> KeySums:
-        """Of the words [T, G] with states x [B, T, n, D]."""
+    def sums(self, x: Tensor, guide: Tensor) -> KeySums:
+        """Of words with states x [B, T, n, D].
+
+        Args:
+            guide: [T, 2 D], what the layer of that name makes of their text features.
+        """
         k, v = self.kv(self.norm1(x)).chunk(2, dim=-1)
-        _, guide = self.guide(words).chunk(2, dim=-1)
-        keys, values = self._split(F.elu(k + guide[:, None]) + 1), self._split(v)
+        keys, values = self._positive(k, guide[:, k.shape[-1] :]), self._split(v)
         return KeySums(keys.permute(0, 2, 3, 4, 1) @ values.permute(0, 2, 3, 1, 4), keys.sum(1))
 
     def padding_sums(self, count: int) -> KeySums:
         """Of `count` words of padding, the same at each place."""
-        one = self.sums(self.padding_state.view(1, 1, 1, -1), self.padding_words[None])
+        one = self.sums(self.padding_state.view(1, 1, 1, -1), self.guide(self.padding_words[None]))
         return KeySums(one.products * count, one.keys * count)
 
-    def forward(self, x: Tensor, words: Tensor, sums: KeySums) -> Tensor:
-        """x [B, T, n, D] -> what is to be added to it."""
-        guide, _ = self.guide(words).chunk(2, dim=-1)
-        queries = self._split(F.elu(self.q(self.norm1(x)) + guide[:, None]) + 1)
-        found = (queries.permute(0, 2, 3, 1, 4) @ sums.products).permute(0, 3, 1, 2, 4)
-        weight = (queries * sums.keys[:, None]).sum(-1, keepdim=True) + 1e-6
-        x = x + (found / weight).flatten(-2)
-        return x + self.mlp(self.norm2(x))
+    def forward(self, x: Tensor, guide: Tensor, sums: KeySums) -> Tensor:
+        """x [B, T, n, D] -> what is to be added to it; `guide` as for `sums`."""
+        queries = self._positive(self.q(self.norm1(x)), guide[:, : x.shape[-1]]).permute(0, 2, 3, 1, 4)
+        weight = queries @ sums.keys[..., None] + 1e-6
+        found = (queries @ sums.products).div_(weight).permute(0, 3, 1, 2, 4)
+        x = x + found.flatten(-2)
+        return plus_linear(x, self.mlp[:2](self.norm2(x)), self.mlp[2])
+
+    def _positive(self, x: Tensor, guide: Tensor) -> Tensor:
+        """The feature map of linear attention, elu + 1: x [B, T, n, D], guide [T, D] -> [B, T, n, heads, d]."""
+        return self._split(F.elu(x + guide[:, None], inplace=True) + 1)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))
@@ -199,12 +234,13 @@ class GuidedUpsample(nn.Module):
 
     def guide(self, features: Tensor) -> Tensor:
         """The part of the first convolution that is the same for all words: [B, guidance, 2h, 2w] -> [B, out, ...]."""
-        return F.conv2d(self.project(features), self.conv1.weight[:, self.up.out_channels :], padding=1)
+        guide = F.conv2d(self.project(features), self.conv1.weight[:, self.up.out_channels :], padding=1)
+        return guide.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
         """x [B x T, in, h, w] -> [B x T, out, 2h, 2w]."""
         x = F.conv2d(self.up(x), self.conv1.weight[:, : self.up.out_channels], padding=1)
-        x = (x.unflatten(0, (len(guide), -1)) + guide[:, None]).flatten(0, 1)
+        x = x.unflatten(0, (len(guide), -1)).add_(guide[:, None]).flatten(0, 1)
         x = F.relu(self.norm1(x), inplace=True)
         return F.relu(self.norm2(self.conv2(x)), inplace=True)
 
@@ -283,31 +319,34 @@ class _Walk:
 
     def __init__(self, aggregator: Aggregator, features: DenseFeatures, text: Tensor, pooling: int) -> None:
         self.aggregator, self.features, self.text, self.pooling = aggregator, features, text, pooling
-        self.appearance = aggregator.appearance(features.aligned).flatten(2).transpose(1, 2)
-        self.words = aggregator.words(F.normalize(F.normalize(text, dim=-1).mean(1), dim=-1))
+        appearance = aggregator.appearance(features.aligned).flatten(2).transpose(1, 2)
+        words = aggregator.words(F.normalize(F.normalize(text, dim=-1).mean(1), dim=-1))
+        self.layers = [layer for layer in aggregator.layers if isinstance(layer, AggregationLayer)]
+        self.prepared = [layer.spatial.prepared(appearance, features.grid) for layer in self.layers]
+        self.guides: list[Tensor] = [layer.classes.guide(words) for layer in self.layers]
         self.sums: list[KeySums] = []
         self.kept: dict[int, Tensor] = {}
-        bytes_a_word = self.appearance.numel() * self.appearance.element_size()
+        bytes_a_word = appearance.numel() * appearance.element_size()
         # With gradients, everything is kept anyway.
         size = len(text) if torch.is_grad_enabled() else max(1, CHUNK_BYTES // bytes_a_word)
         self.parts = [slice(start, start + size) for start in range(0, len(text), size)]
         self.room = max(1, KEPT_BYTES // (size * bytes_a_word))
-        for level in range(len(aggregator.layers)):
+        for level in range(len(self.layers)):
             self._sum(level)
 
     def result(self, part: slice) -> Tensor:
         """[B, t, h x w, D] after the last layer."""
-        last = len(self.aggregator.layers) - 1
+        last = len(self.layers) - 1
         return self._attended(last, part, self._spatial(last, part))
 
     def _sum(self, level: int) -> None:
         """What the attention over words needs to know of all of them, at one layer."""
-        layer = self._layer(level)
+        layer = self.layers[level]
         missing = layer.classes.padding - len(self.text)
         total = [layer.classes.padding_sums(missing)] if missing > 0 else []
         for number, part in enumerate(self.parts):
             x = self._spatial(level, part)
-            sums = layer.classes.sums(self._pooled(x), self.words[part])
+            sums = layer.classes.sums(self._pooled(x), self.guides[level][part])
             total = [total[0] + sums] if total else [sums]
             if number < self.room:
                 self.kept[part.start] = x
@@ -322,7 +361,7 @@ class _Walk:
             x = self._embedded(part)
         else:
             x = self._attended(level - 1, part, self._spatial(level - 1, part))
-        spatial: Tensor = self._layer(level).spatial(x, self.appearance, self.features.grid)
+        spatial: Tensor = self.layers[level].spatial(x, self.prepared[level])
         return spatial
 
     def _embedded(self, part: slice) -> Tensor:
@@ -332,9 +371,9 @@ class _Walk:
         return tokens.unflatten(0, similar.shape[:2]).contiguous()
 
     def _attended(self, level: int, part: slice, x: Tensor) -> Tensor:
-        pooled = self._layer(level).classes(self._pooled(x), self.words[part], self.sums[level])
+        pooled = self.layers[level].classes(self._pooled(x), self.guides[level][part], self.sums[level])
         if self.pooling == 1:
-            return x + pooled
+            return pooled.add_(x)
         maps = pooled.flatten(0, 1).unflatten(1, self._coarse).permute(0, 3, 1, 2)
         finer = F.interpolate(maps, self.features.grid, mode="bilinear", align_corners=True)
         return x + finer.flatten(2).transpose(1, 2).view(x.shape)
@@ -351,11 +390,6 @@ class _Walk:
     def _coarse(self) -> tuple[int, int]:
         height, width = self.features.grid
         return -(-height // self.pooling), -(-width // self.pooling)
-
-    def _layer(self, level: int) -> AggregationLayer:
-        layer = self.aggregator.layers[level]
-        assert isinstance(layer, AggregationLayer)
-        return layer
 
 
 PUBLISHED_NAMES = {

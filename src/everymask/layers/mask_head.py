@@ -25,6 +25,10 @@ from .masks import Size
 
 MIB = 1 << 20
 
+ATTENTION_GAIN = 1000.0
+"""Of the first weights on attention, whose maps sum to 1 over all heads and cells. Without it, random weights do not see
+what tells one query from the next, and masks of all queries stay alike for thousands of steps."""
+
 
 class MaskBlock(nn.Module):
     """3x3 convolution, group norm, ReLU, where the image's share of the convolution is known before.
@@ -73,6 +77,8 @@ class MaskHead(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        first = self.get_parameter("blocks.0.conv.weight")
+        first.data[:, dim:] *= ATTENTION_GAIN
 
     def image_shares(self, source: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
         """What the image contributes to the first and the last three blocks of every query.
