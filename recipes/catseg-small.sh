@@ -5,6 +5,6 @@
 #
 #   sh recipes/catseg-small.sh ../shared/data/coco_panoptic_mini ../shared/data/camvid RUN_FOLDER
 set -e
-everymask train catseg "$1" --out "$3" --preset small --set steps=400 --set lr=0.001 --set warmup=20 --set clip=1 \
-  --set ema=0.98 --set image_side=256 --set validate_side=256 --set validate_every=200 --set max_val=20
+everymask train catseg "$1" --out "$3" --preset small --config background=null --set steps=400 \
+  --set lr=0.001 --set warmup=20 --set clip=1 --set ema=0.98 --set image_side=256 --set validate_side=256 --set validate_every=200 --set max_val=20
 everymask evaluate "$3" "$2" --json "$3/camvid.json"

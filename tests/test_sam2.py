@@ -465,6 +465,17 @@ def test_features_are_kept_while_the_encoder_does_not_learn(tmp_path: Path) -> N
     assert len(list((tmp_path / "features").iterdir())) == 2
 
 
+def test_what_is_frozen_by_hand_is_frozen(tmp_path: Path) -> None:
+    """`freeze=encoder` leaves the convolutions that prepare features: these learn, so nothing is kept."""
+    model = create_model("sam2", "tiny", classes=LABELS).train()
+    model.freeze(["encoder"])
+    model.keep_features(tmp_path)
+    total(model.loss(batch_of([scene()], 64))).backward()
+    assert list(tmp_path.iterdir()) == []
+    assert model.decoder.mask_decoder.conv_s0.weight.grad.any()
+    assert next(model.encoder.parameters()).grad is None
+
+
 def test_an_encoder_that_learns_is_never_read_from_disk(tmp_path: Path) -> None:
     model = create_model("sam2", "tiny", classes=LABELS).train()
     model.keep_features(tmp_path)

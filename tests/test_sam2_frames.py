@@ -175,6 +175,15 @@ def test_the_first_frame_needs_prompts() -> None:
         still.track(dataclasses.replace(clip(), prompts=(asked([[(3.0, 3.0)]], [[1]]), *[nothing()] * 3)))
 
 
+def test_the_canvas_is_that_of_the_memory() -> None:
+    model = Model(SMALL, LABELS).eval()
+    told = asked([[(3.0, 3.0)]], [[1]])
+    with pytest.raises(UsageError) as error:
+        model.track(dataclasses.replace(clip(2, side=96), prompts=(told, nothing())))
+    text = "frames fill another canvas than the memory's: image_side (96 pixels, these weights have positions for 64)."
+    assert str(error.value) == text
+
+
 def test_weights_of_the_first_sam2_are_refused() -> None:
     config = video_config().to_dict() | {"enable_occlusion_spatial_embedding": False}
     with pytest.raises(ValueError, match=r"these are weights of SAM 2\.0"):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import DataError
 from .transforms import Geometry, collate
-from .types import VOID, Batch, Prompts, Sample, Segments
+from .types import VOID, Batch, Prompts, Sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +126,3 @@ def as_clip(batch: Batch, b: int) -> FrameBatch:
     segments = None if batch.segments is None else (batch.segments[b],)
     prompts = None if batch.prompts is None else (batch.prompts[b],)
     return FrameBatch(batch.images[b, None], (batch.letterboxes[b],), segments, batch.names[b : b + 1], prompts)
-
-
-def first_shown(segments: Sequence[Segments]) -> Tensor:
-    """bool [O]: the objects that the first frame shows; only these can be asked for there."""
-    counts = torch.bincount(segments[0].id_map.flatten().clamp(min=0), minlength=len(segments[0]) + 1)[1:]
-    return counts > 0

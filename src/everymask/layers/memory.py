@@ -20,6 +20,7 @@ from transformers.models.sam2_video.modeling_sam2_video import (
     get_1d_sine_pe,
 )
 
+from ..errors import UsageError
 from .position import normalized_sine_position
 
 MEMORY_DIM = 64
@@ -99,7 +100,13 @@ class FrameMemory(nn.Module):
             logits: chosen masks [O, 4 h, 4 w].
             present: bool [O].
             sharp: masks count as 0 or 1, as SAM 2 takes those of prompted frames at inference.
+
+        Raises:
+            UsageError: the canvas is not that of the weights.
         """
+        if coarse.shape[-1] != self.cells:
+            why = f"{coarse.shape[-1] * 16} pixels, these weights have positions for {self.cells * 16}"
+            raise UsageError("frames fill another canvas than the memory's", where="image_side", why=why)
         side = self.cells * 16
         full = F.interpolate(logits[:, None].float(), (side, side), mode="bilinear", align_corners=False)
         masks = (full > 0).to(coarse.dtype) if sharp else full.sigmoid().to(coarse.dtype)

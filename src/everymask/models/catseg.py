@@ -186,6 +186,7 @@ _SMALL = Config(
     tower_rate=1.0,
     points=4096,
     train_words=24,
+    background=0.5,
 )
 
 PRESETS = {
@@ -217,7 +218,6 @@ PRESETS = {
         padding=4,
         points=2048,
         pooling=1,
-        background=0.5,
     ),
 }
 

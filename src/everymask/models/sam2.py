@@ -159,6 +159,10 @@ LABELS = OBJECT
 TASKS: dict[str, Callable[..., Segments]] = {"prompted": prompted, "automatic": automatic}
 
 
+PREPARING = ("encoder.", "decoder.mask_decoder.conv_s0.", "decoder.mask_decoder.conv_s1.")
+"""How names begin of the weights that make features, which prompts have no part in."""
+
+
 class Model(EncodeOnce):
     """SAM 2. See the head of this file for the picture.
 
@@ -207,8 +211,8 @@ class Model(EncodeOnce):
         for name, parameter in self.named_parameters():
             if name.startswith("memory."):
                 continue
-            prepares = name.startswith(("decoder.mask_decoder.conv_s0.", "decoder.mask_decoder.conv_s1."))
-            parameter.requires_grad = ".lora_" in name or (name.startswith(learns) and not prepares)
+            learning = name.startswith(learns) and not name.startswith(PREPARING)
+            parameter.requires_grad = ".lora_" in name or learning
 
     def letterbox(self, source: tuple[int, int], side: int | None = None) -> Letterbox:
         """Stretched to a square, aspect ratio lost, as SAM 2 was trained."""
@@ -293,10 +297,8 @@ class Model(EncodeOnce):
         """What the decoder says of a frame without prompts, from the memory of the frames before."""
         fine, middle, coarse = levels
         seen = fine, middle, self._remembering().recall(coarse, bank, t, total)
-        count = len(bank[0].pointers)
-        found: Candidates = self.decoder(
-            seen, coarse.new_zeros(count, 0, 2), bank[0].features.new_zeros(count, 0).int()
-        )
+        points = coarse.new_zeros(len(bank[0].pointers), 0, 2)
+        found: Candidates = self.decoder(seen, points, points[..., 0].int())
         return found
 
     def _memory(
@@ -328,8 +330,7 @@ class Model(EncodeOnce):
 
     def _learned_features(self, batch: Batch) -> Sequence[Levels]:
         """`encode`, without gradients if nothing in it learns, and then perhaps from disk."""
-        learns = any(p.requires_grad for p in self.encoder.parameters())
-        if learns:
+        if any(p.requires_grad for name, p in self.named_parameters() if name.startswith(PREPARING)):
             return self.encode(batch)
         with torch.no_grad():
             return [_levels(maps) for maps in self.store.get(self, batch)] if self.store else self.encode(batch)
@@ -340,15 +341,16 @@ class Model(EncodeOnce):
 
     def frozen_state(self) -> dict[str, Tensor]:
         """The weights that features depend on."""
-        names = ("normalize.", "encoder.", "decoder.mask_decoder.conv_s")
+        names = ("normalize.", *PREPARING)
         return {name: value for name, value in self.state_dict().items() if name.startswith(names)}
 
     def _clip_loss(self, clip: FrameBatch) -> Terms:
         """Terms summed over rounds of the first frame and over all other frames, a mean over objects."""
         features, first = self._learned_features(clip), self.plan.clip_lesson(clip)
         terms, found = self._rounds(self._without_memory(features[0]), first[0])
-        bank = [self._memory(features[0], found, found.likely(), 0, told=True)]
-        parts = [terms]
+        bank, parts = list[Memory](), [terms]
+        if len(clip) > 1:
+            bank.append(self._memory(features[0], found, found.likely(), 0, told=True))
         for t, (levels, lesson) in enumerate(zip(features[1:], first[1:], strict=True), start=1):
             found = self._carried(levels, bank, t, len(clip))
             parts.append(self._terms(found, lesson))
