@@ -26,8 +26,8 @@ from .masks import Size
 MIB = 1 << 20
 
 ATTENTION_GAIN = 1000.0
-"""Of the first weights on attention, whose maps sum to 1 over all heads and cells. Without it, random weights do not see
-what tells one query from the next, and masks of all queries stay alike for thousands of steps."""
+"""Of the first weights on attention, whose maps sum to 1 over all heads and cells. Without it, random weights do not
+see what tells one query from the next, and masks of all queries stay alike for thousands of steps."""
 
 
 class MaskBlock(nn.Module):
