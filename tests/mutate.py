@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from everymask.errors import EverymaskError
-from everymask.types import VOID, Sample
+from everymask.types import SMALL_IDS, VOID, Sample
 
 NUMBERS = b"0123456789.-+eE"
 TOKENS = (*b'NaN -1 1e999 null [] { } [ ] " ,'.split(), b"\xff\xfe", b"\x00", b" ", b"\n")
@@ -205,7 +205,7 @@ def check_legal(sample: Sample) -> None:
     """Hold a sample to what `Segments` promises: sizes agree, ids are rows of the table, each row has its class."""
     segments = sample.segments
     assert sample.image.shape == (*segments.size, 3)
-    assert segments.id_map.dtype == torch.int32
+    assert segments.id_map.dtype in (*SMALL_IDS, torch.int32)
     assert int(segments.id_map.min()) >= VOID
     assert int(segments.id_map.max()) <= len(segments)
     if segments.id_map.ndim == 3:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everymask import errors
+from everymask.boxes import segment_boxes as relative_boxes
 from everymask.errors import DataError, EverymaskError
+from everymask.evaluate import things_of
 from everymask.labels import Label, LabelMap, distinct_color
-from everymask.types import BACKGROUND, VOID, Batch, Letterbox, Segments
+from everymask.losses import point_targets
+from everymask.maps import segment_areas, segment_boxes
+from everymask.prompts import objects_of
+from everymask.transforms import Geometry
+from everymask.types import BACKGROUND, VOID, Batch, Letterbox, Segments, id_type
 
 LABELS = LabelMap((Label("cat"), Label("dog"), Label("sky", is_thing=False)))
 
@@ -438,3 +445,50 @@ def test_300_classes_have_300_colours() -> None:
 def test_neighbouring_colours_are_far_apart() -> None:
     colors = np.array([distinct_color(k) for k in range(300)])
     assert np.abs(np.diff(colors, axis=0)).max(axis=1).min() >= 60
+
+
+# --- ids in the smallest type that holds them ------------------------------------------------------------------------
+
+
+def both_types(layers: int) -> tuple[Segments, Segments]:
+    """The same 127 segments, as many as int8 holds, in int8 and in int32."""
+    chance = np.random.default_rng(0)
+    ids = chance.permutation(np.resize(np.arange(VOID, 128), 48 * 40 * layers)).reshape(layers, 48, 40)
+    classes, crowd = chance.integers(0, 3, 127).tolist(), [n % 40 == 5 for n in range(127)]
+    built = [Segments.build(ids.astype(t).squeeze(), classes, labels=LABELS, crowd=crowd) for t in (np.int8, np.int32)]
+    return built[0], built[1]
+
+
+VIEWS: dict[str, Callable[[Segments], Any]] = {
+    "void": lambda s: s.void,
+    "foreground": lambda s: s.foreground,
+    "classes": lambda s: s.class_map(3),
+    "merged": lambda s: s.merged_by_class().id_map.int(),
+    "masks": lambda s: torch.stack([segment.mask for segment in s]),
+    "areas": lambda s: torch.from_numpy(segment_areas(s)),
+    "boxes": lambda s: torch.tensor(segment_boxes(s)),
+    "relative boxes": lambda s: relative_boxes(s, s.size)[0],
+    "turned": lambda s: Geometry.fit(s.size, 64).turned(1).segments(s).id_map.int(),
+    "components": lambda s: objects_of(s, "component").id_map.int(),
+    "by class": lambda s: objects_of(s, "class").id_map.int(),
+    "things": lambda s: things_of(s).id_map.int(),
+    "targets": lambda s: point_targets(s, torch.tensor([[3.0, 4.0], [30.0, 40.0]]))[0].float(),
+}
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_the_type_of_the_ids_changes_nothing(view: Callable[[Segments], Any], layers: int) -> None:
+    small, wide = both_types(layers)
+    assert (small.id_map.dtype, wide.id_map.dtype) == (torch.int8, torch.int32)
+    assert torch.equal(view(small), view(wide))
+
+
+@pytest.mark.parametrize(("segments", "name"), [(0, "int8"), (126, "int8"), (127, "int16"), (32767, "int32")])
+def test_the_smallest_type_leaves_room_for_one_more(segments: int, name: str) -> None:
+    assert id_type(segments) == np.dtype(name)
+
+
+@pytest.mark.parametrize("given", [np.uint8, np.int64, np.bool_])
+def test_other_types_become_int32(given: type) -> None:
+    assert Segments.build(np.ones((2, 2), given), [0]).id_map.dtype == torch.int32

@@ -40,7 +40,7 @@ def segment_colors(segments: Segments) -> Array:
 
 def id_layers(segments: Segments) -> Array:
     """int32 [L, H, W] in main memory, one layer where nothing overlaps."""
-    ids: Array = segments.id_map.cpu().numpy()
+    ids: Array = segments.id_map.cpu().numpy().astype(np.int32, copy=False)
     return ids if ids.ndim == 3 else ids[None]
 
 

@@ -32,6 +32,14 @@ VOID = -1
 BACKGROUND = 0
 """`id_map` value of pixels known to belong to no segment: a negative for every mask."""
 
+SMALL_IDS = torch.int8, torch.int16
+"""Types of an `id_map` besides int32, of samples as they lie in memory."""
+
+
+def id_type(segments: int) -> np.dtype[Any]:
+    """The smallest of int8, int16, int32 that holds the ids of so many segments, and one more."""
+    return next(np.dtype(name) for name in (np.int8, np.int16, np.int32) if segments < np.iinfo(name).max)
+
 
 @dataclass(frozen=True)
 class Letterbox:
@@ -136,7 +144,9 @@ class Segments:
     """Truth or prediction of one image as an id map and a table: never N x H x W.
 
     Attributes:
-        id_map: int32 [H, W], or [L, H, W] where instances overlap: -1 void, 0 background, n = row n-1 of the table.
+        id_map: [H, W], or [L, H, W] where instances overlap: -1 void, 0 background, n = row n-1 of the table. int32 in
+            batches and predictions; of a sample it may be the smallest of int8, int16, int32 that holds the ids, so
+            widen it before arithmetic.
         classes: int64 [N], class index of each segment.
         is_thing: bool [N].
         is_crowd: bool [N].
@@ -169,7 +179,8 @@ class Segments:
         Raises:
             DataError: ids beyond the table, classes beyond `labels`, or shapes that do not agree.
         """
-        ids = _tensor(id_map).to(torch.int32)
+        ids = _tensor(id_map)
+        ids = ids if ids.dtype in SMALL_IDS else ids.to(torch.int32)
         rows = torch.as_tensor(classes, dtype=torch.int64).reshape(-1)
         _check_table(ids, rows, labels)
         things = [labels[int(k)].is_thing if labels else True for k in rows]

@@ -16,7 +16,7 @@ import torch
 from ..errors import DataError, UsageError
 from ..image import read_image, read_mask
 from ..labels import LabelMap
-from ..types import VOID, Sample, Segments
+from ..types import VOID, Sample, Segments, id_type
 from .classes import ClassTable, class_in
 
 
@@ -153,7 +153,7 @@ def semantic_segments(classes: np.ndarray, labels: LabelMap) -> Segments:
     """
     counts = np.bincount(classes.ravel() + 1, minlength=len(labels) + 2)[1:-1]
     present = np.flatnonzero(counts)
-    ids = np.zeros(len(labels) + 2, np.int32)
+    ids = np.zeros(len(labels) + 2, id_type(len(labels)))
     ids[present] = np.arange(1, len(present) + 1)
     ids[-1] = VOID  # Class -1 reads the last entry.
     return Segments.build(ids[classes], torch.from_numpy(present), labels=labels)

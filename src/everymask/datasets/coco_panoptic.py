@@ -24,7 +24,7 @@ from .coco_index import CocoIndex
 from .coco_json import Entry
 from .coco_layout import by_split, find_images, image_folder, image_folders, is_inside, sample_names, split_names
 from .layout import chosen
-from .segment_ids import LARGEST_ID, read_colors, rows_of
+from .segment_ids import LARGEST_ID, Rows, read_rows
 
 FOLDERS = ("annotations", "panoptic", ".")
 VERSIONS = "JSON and PNG files are of different versions, or the PNG was resized or edited."
@@ -86,16 +86,15 @@ class CocoPanoptic(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
-        image, colors = read_image(self.images[index]), read_colors(self.pngs[index])
-        self.index.check_size(index, image, self.images[index])
-        check_same_size(image, colors, self.images[index], self.pngs[index])
         (annotation,) = self.index.annotations(index)
-        return Sample(image, self._segments(colors, annotation, self.pngs[index]), self.names[index])
+        photo, png = self.files(index)[:2]
+        image, rows = read_image(photo), read_rows(png, _segment_ids(annotation.inner("segments_info")))
+        self.index.check_size(index, image, photo)
+        check_same_size(image, rows.id_map, photo, png)
+        return Sample(image, self._segments(rows, annotation, png), self.names[index])
 
-    def _segments(self, colors: np.ndarray, annotation: Entry, png: Path) -> Segments:
-        entries = annotation.inner("segments_info")
-        ids = _segment_ids(entries)
-        id_map, unknown, absent = rows_of(colors, ids)
+    def _segments(self, rows: Rows, annotation: Entry, png: Path) -> Segments:
+        (id_map, unknown, absent), entries = rows, annotation.inner("segments_info")
         if unknown:
             why = f"found {_listed(unknown)}; {annotation.path.name}, {annotation.place} has no such segment"
             raise DataError("a segment id is in the PNG alone", where=png, why=why, fix=VERSIONS)

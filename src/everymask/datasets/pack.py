@@ -129,7 +129,7 @@ class Packed(Dataset):
         image = pixels.image
         if image.dtype != np.uint8:
             image = to_bytes(image, self._images.path, index).transpose(1, 2, 0)
-        ids = pixels.ids[:, :height, :width].astype(np.int32)
+        ids = pixels.ids[:, :height, :width]
         segments = Segments.build(
             ids if row.layers else ids[0],
             row.classes,

@@ -14,10 +14,10 @@ from kornia_rs.io import decode_image_png_u8
 
 from ..errors import DataError
 from ..image import MAX_PIXELS, read_mask
-from ..types import VOID
+from ..types import VOID, id_type
 
 LARGEST_ID = (1 << 24) - 1
-BLOCK = 1 << 16
+BLOCK = 1 << 15
 """Pixels that are looked up at a time: as many as stay in a processor's cache."""
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -65,7 +65,8 @@ class Rows(NamedTuple):
     """What `rows_of` finds.
 
     Attributes:
-        id_map: int32 [H, W], -1 where the colour is 0, n + 1 where it is the id of segment n.
+        id_map: [H, W] of the smallest type that holds the ids, -1 where the colour is 0, n + 1 where it is the id of
+            segment n.
         unknown: colours that are neither, as ids in ascending order.
         absent: segments n that have no pixel, in ascending order.
     """
@@ -75,28 +76,52 @@ class Rows(NamedTuple):
     absent: list[int]
 
 
+def read_rows(path: Path, ids: np.ndarray) -> Rows:
+    """`rows_of` the colours in a file, with no more memory than the colours take.
+
+    Raises:
+        ImageError: the file cannot be read.
+        DataError: it is not in colour.
+    """
+    colors = read_colors(path)
+    dtype = id_type(len(ids))
+    if dtype.itemsize > 2 or not (colors.flags.owndata and colors.flags.writeable):
+        return rows_of(colors, ids)
+    # An id takes less than a colour does, so it may be written where colours were that have been looked up.
+    (height, width), memory = colors.shape[:2], colors.reshape(-1).view(dtype)
+    unknown, absent = _fill(memory[: height * width], colors.reshape(-1, 3), ids)
+    del memory
+    colors.resize((height, width * dtype.itemsize), refcheck=False)  # Gives the rest back; no other view is left.
+    return Rows(colors.view(dtype), unknown, absent)
+
+
 def rows_of(colors: np.ndarray, ids: np.ndarray) -> Rows:
     """Colours to rows of the table of segments.
-
-    Neighbours mostly belong to one segment, so only the first pixel of each run of equal ones is looked up.
 
     Args:
         colors: uint8 [H, W, 3]; R + 256 G + 65536 B is the id of a segment, 0 is void.
         ids: of the segments [N], all different and none 0.
     """
+    id_map = np.empty(colors.shape[:2], id_type(len(ids)))
+    return Rows(id_map, *_fill(id_map.reshape(-1), colors.reshape(-1, 3), ids))
+
+
+def _fill(id_map: np.ndarray, colors: np.ndarray, ids: np.ndarray) -> tuple[list[int], list[int]]:
+    """Write the ids [P] of colours [P, 3], from the first pixel to the last, and tell what is unknown and absent.
+
+    Neighbours mostly belong to one segment, so only the first pixel of each run of equal ones is looked up.
+    """
     known = np.concatenate([[0], ids]).astype(np.uint32)
     order = np.argsort(known)
-    known, rows = known[order], np.where(order == 0, VOID, order).astype(np.int32)
-    flat, unknown, absent = colors.reshape(-1, 3), set[int](), np.arange(len(known)) > 0
-    mapped = np.empty(len(flat), np.int32)
-    for start in range(0, len(flat), BLOCK):
-        values, lengths = _runs(flat[start : start + BLOCK])
+    known, rows = known[order], np.where(order == 0, VOID, order).astype(id_map.dtype)
+    unknown, absent = set[int](), np.arange(len(known)) > 0
+    for start in range(0, len(colors), BLOCK):
+        values, lengths = _runs(colors[start : start + BLOCK])
         position = np.searchsorted(known, values).clip(max=len(ids))
         unknown.update(values[known[position] != values].tolist())
         absent[position] = False
-        mapped[start : start + BLOCK] = np.repeat(rows[position], lengths)
-    segments = np.sort(order[absent] - 1)
-    return Rows(mapped.reshape(colors.shape[:2]), sorted(unknown), segments.tolist())
+        id_map[start : start + BLOCK] = np.repeat(rows[position], lengths)
+    return sorted(unknown), np.sort(order[absent] - 1).tolist()
 
 
 def _runs(colors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

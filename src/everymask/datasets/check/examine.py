@@ -12,6 +12,7 @@ from PIL import Image
 from ...errors import EverymaskError, ImageError
 from ...image import read_image, read_mask, read_palette
 from ...labels import LabelMap, packed
+from ...maps import id_layers
 from ...types import Segments
 from ..base import Dataset, PairDataset
 from ..classes import ClassTable
@@ -223,9 +224,9 @@ def _look_at_segments(facts: Facts, segments: Segments) -> None:
 
 def _areas(segments: Segments) -> tuple[int, int, list[int]]:
     """Pixels of void, of background and of each segment."""
-    ids = segments.id_map.numpy()
+    ids = id_layers(segments)
     counts = np.bincount(ids.ravel() + 1, minlength=len(segments) + 2)
-    if ids.ndim == 2:
+    if len(ids) == 1:
         return int(counts[0]), int(counts[1]), counts[2:].tolist()
     void = int(segments.void.sum())
     background = int((~segments.foreground & ~segments.void).sum())
