@@ -27,7 +27,7 @@ ROOT = "everymask"
 
 # A module may import from its own layer and from those above it in this list. A folder counts as one name.
 LAYERS = [
-    {"errors", "files", "manifest", "interrupts", "labels", "types", "recipe"},
+    {"errors", "files", "manifest", "interrupts", "chance", "processes", "labels", "types", "recipe"},
     {"image", "transforms", "boxes", "losses", "upsample", "postprocess", "metrics", "prompts", "layers"}
     | {"affine", "resample", "augment", "prompt_files", "prompt_reader", "user_prompts", "features"}
     | {"clicks", "prompt_criterion", "prompted", "automatic", "frames", "feature_store", "lessons"}
@@ -36,8 +36,8 @@ LAYERS = [
     {"models"},
     {"predict", "explain", "published", "checkpoint", "run_folder", "trace", "tiling"},
     {"evaluate", "report", "train", "overfit", "gallery", "doctor_text", "doctor_page", "demo", "export", "cluster"}
-    | {"prompted_evaluation", "explain_page"},
-    {"cli", "cli_data", "cli_photos", "cli_prompts", "tables", "web"},
+    | {"prompted_evaluation", "explain_page", "training_run"},
+    {"cli", "cli_data", "cli_photos", "cli_prompts", "tables", "web", "__main__"},
 ]
 MAX_LINES = 500
 

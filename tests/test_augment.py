@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 
 from benchmarks import loader
 from everymask.augment import TRIES, jitter_color, largest_share, photometric_distortion, random_geometry
+from everymask.chance import COLOR, generators
 from everymask.datasets import Dataset, open_dataset
 from everymask.datasets.loader import training_batches
 from everymask.manifest import write_manifest
 from everymask.models import create_model
 from everymask.recipe import TrainConfig
-from everymask.train import Run, train
+from everymask.train import train
+from everymask.training_run import Run
 from everymask.transforms import Geometry
 from everymask.types import VOID, Segments
 from tests.scenes import write_dataset
@@ -250,12 +252,12 @@ def test_the_benchmark_of_the_loader_measures(tmp_path: Path, capsys: pytest.Cap
 
 def jittered(strength: float, seed: int, count: int = 6) -> torch.Tensor:
     images = torch.randint(0, 256, (1, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return jitter_color(images.expand(count, -1, -1, -1), strength, torch.Generator().manual_seed(seed))
+    return jitter_color(images.expand(count, -1, -1, -1), strength, generators(range(seed, seed + count), count, COLOR))
 
 
 def test_jitter_of_no_strength_changes_nothing() -> None:
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
-    result = jitter_color(images, 0.0, torch.Generator().manual_seed(0))
+    result = jitter_color(images, 0.0, generators((), 4, COLOR))
     assert result.dtype == torch.float32
     torch.testing.assert_close(result, images.float(), atol=2e-3, rtol=0)
 
@@ -280,7 +282,7 @@ def test_one_image_in_ten_turns_grey() -> None:
 
 
 def distorted(images: torch.Tensor, seed: int) -> torch.Tensor:
-    return photometric_distortion(images, torch.Generator().manual_seed(seed))
+    return photometric_distortion(images, generators(range(seed, seed + len(images)), len(images), COLOR))
 
 
 def by_hand(pixel: list[float], brightness: float, before: float, saturation: float, hue: float, after: float) -> Array:
@@ -293,8 +295,8 @@ def by_hand(pixel: list[float], brightness: float, before: float, saturation: fl
 
 def test_photometric_distortion_is_that_of_ssd() -> None:
     images = torch.randint(0, 256, (40, 3, 2, 2), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    draws = torch.Generator().manual_seed(5)
-    chance, amount = torch.rand(5, 40, generator=draws) < 0.5, 2 * torch.rand(4, 40, generator=draws) - 1
+    draws = torch.stack([torch.rand(9, generator=own) for own in generators(range(5, 45), 40, COLOR)], dim=1)
+    chance, amount = draws[:5] < 0.5, 2 * draws[5:] - 1
     result = distorted(images, 5)
     for b in range(40):
         brightness, contrast, saturation, hue = (amount[:, b] * chance[:4, b]).tolist()

@@ -12,7 +12,8 @@ from everymask.datasets import open_dataset
 from everymask.errors import UsageError
 from everymask.models import create_model
 from everymask.recipe import TrainConfig
-from everymask.train import rate_factor, train
+from everymask.train import train
+from everymask.training_run import rate_factor
 from tests.scenes import LABELS, write_dataset
 
 

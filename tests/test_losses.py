@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.models.maskformer import modeling_maskformer as hf
 
 from everymask import losses, matcher
-from everymask.criterion import MaskCriterion, assigned_classes
+from everymask.criterion import MaskCriterion, assigned_classes, class_loss
 from everymask.errors import TrainingError
 from everymask.types import VOID, Batch, Letterbox, Prediction, Segments
 
@@ -144,7 +144,7 @@ def test_class_loss_matches_transformers(no_object: float) -> None:
     logits = torch.randn(2, Q, 4, generator=generator())
     pairs = [(torch.tensor([4, 1]), torch.tensor([0, 1])), (torch.tensor([0]), torch.tensor([2]))]
     classes = [torch.tensor([2, 0]), torch.tensor([1, 1, 2])]
-    ours = losses.class_cross_entropy(logits, assigned_classes(logits, pairs, classes), no_object)
+    ours = class_loss(logits, assigned_classes(logits, pairs, classes), no_object)
     theirs = hf_criterion(3, no_object).loss_labels(logits, classes, pairs)["loss_cross_entropy"]
     torch.testing.assert_close(ours, theirs)
 
@@ -153,7 +153,7 @@ def test_class_loss_weighs_no_object_down() -> None:
     """By hand: each query counts with its class's weight, and the weights are divided out."""
     logits = torch.zeros(1, 3, 3)
     logits[0, 0, 0] = math.log(2)  # softmax 1/2, 1/4, 1/4
-    loss = losses.class_cross_entropy(logits, torch.tensor([[0, 2, 2]]), 0.25)
+    loss = class_loss(logits, torch.tensor([[0, 2, 2]]), 0.25)
     assert loss.item() == pytest.approx((math.log(2) + 0.25 * 2 * math.log(3)) / 1.5)
 
 
@@ -199,9 +199,11 @@ def test_point_targets_without_segments() -> None:
 
 
 def test_random_points_are_pixel_centres_spread_over_the_content() -> None:
-    boxes = [Letterbox((9, 9), (3, 5), (64, 64)), Letterbox((9, 9), (64, 1), (64, 64))]
-    torch.manual_seed(0)
-    points = losses.random_points(boxes, 4000)
+    boxes = (Letterbox((9, 9), (3, 5), (64, 64)), Letterbox((9, 9), (64, 1), (64, 64)))
+    batch = Batch(torch.zeros(2, 3, 64, 64), boxes, seeds=(3, 4))
+    points = losses.random_points(batch, 4000)
+    assert torch.equal(points[1:], losses.random_points(Batch(batch.images[1:], boxes[1:], seeds=(4,)), 4000))
+    assert not torch.equal(*(losses.random_points(replace(batch, seeds=()), 9) for _ in range(2)))
     assert points.shape == (2, 4000, 2)
     for drawn_points, box in zip(points.long(), boxes, strict=True):
         counts = torch.zeros(box.canvas)
@@ -476,7 +478,7 @@ def test_matching_weighs_class_mask_and_dice() -> None:
     classes, maps = torch.zeros(1, 2, CLASSES + 1), torch.zeros(1, 2, *CANVAS)
     classes[0, 0, segments.classes[0]] = 5.0
     maps[0, 1] = torch.where(segments.id_map == 1, 5.0, -5.0)
-    points = losses.random_points(batch_of(segments).letterboxes, 300)[0]
+    points = losses.random_points(batch_of(segments), 300)[0]
     targets, known = losses.point_targets(segments, points)
     sampled = PixelMasks(maps).sample(points[None])[0]
     for weights, query in [((10, 1, 1), 0), ((1, 10, 1), 1), ((1, 1, 10), 1)]:

@@ -32,7 +32,8 @@ from everymask.predict import predict
 from everymask.recipe import TrainConfig
 from everymask.report import read_log
 from everymask.run_folder import RunFolder
-from everymask.train import Run, rate_factor, spread, train
+from everymask.train import spread, train
+from everymask.training_run import Run, rate_factor
 from everymask.types import Batch
 from tests.scenes import LABELS, mask_values, scene, write_dataset, write_scenes
 
@@ -502,7 +503,7 @@ def scores_in_order(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], 
     def give(values: list[float]) -> None:
         left = iter(values)
         names = ("miou", "foreground_iou", "dice", "boundary_f")
-        monkeypatch.setattr(TRAIN, "evaluate", lambda *_, **__: dict.fromkeys(names, next(left)) | {"per_image": []})
+        monkeypatch.setattr(TRAIN, "merged", lambda *_: dict.fromkeys(names, next(left)) | {"per_image": []})
         monkeypatch.setattr(REPORT.Report, "predictions", lambda *_: None)
 
     return give

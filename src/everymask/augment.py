@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -124,7 +125,7 @@ def largest_share(segments: Segments, geometry: Geometry) -> float:
 # ---- colour ----------------------------------------------------------------------------------------------------------
 
 
-def jitter_color(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+def jitter_color(images: Tensor, strength: float, chance: Sequence[torch.Generator]) -> Tensor:
     """Random brightness, contrast, saturation and, one in ten, grey, for each image.
 
     Kornia draws and applies them; its functions want 0..1. Hue is left alone: colour tells tissue and animals apart.
@@ -132,14 +133,15 @@ def jitter_color(images: Tensor, strength: float, generator: torch.Generator) ->
     Args:
         images: uint8 [B, 3, H, W].
         strength: factors are drawn from 1 - strength .. 1 + strength.
+        chance: a generator for each image.
 
     Returns:
         float 0..255 [B, 3, H, W].
     """
     from kornia import enhance
 
-    factors = 1 + strength * (2 * torch.rand(3, len(images), generator=generator) - 1)
-    grey = torch.rand(len(images), generator=generator) < 0.1 * (strength > 0)
+    drawn = torch.stack([torch.rand(4, generator=own) for own in chance], dim=1)
+    factors, grey = 1 + strength * (2 * drawn[:3] - 1), drawn[3] < 0.1 * (strength > 0)
     factors[0][grey] = 0
     saturation, contrast, brightness = factors.to(images.device)
     x = enhance.adjust_saturation_with_gray_subtraction(images.float() / 255, saturation)
@@ -147,7 +149,7 @@ def jitter_color(images: Tensor, strength: float, generator: torch.Generator) ->
     return enhance.adjust_brightness_accumulative(x, brightness) * 255
 
 
-def photometric_distortion(images: Tensor, generator: torch.Generator) -> Tensor:
+def photometric_distortion(images: Tensor, chance: Sequence[torch.Generator]) -> Tensor:
     """The distortion of SSD (Liu et al. 2016) with which MaskFormer and CAT-Seg are trained, for each image.
 
     Brightness, contrast, saturation and hue, each with probability 1/2; contrast comes before saturation and hue or, as
@@ -157,18 +159,18 @@ def photometric_distortion(images: Tensor, generator: torch.Generator) -> Tensor
 
     Args:
         images: uint8 [B, 3, H, W].
+        chance: a generator for each image.
 
     Returns:
         float 0..255 [B, 3, H, W].
     """
     from kornia import color, enhance
 
-    count = len(images)
-    chance = torch.rand(5, count, generator=generator) < 0.5
-    amount = 2 * torch.rand(4, count, generator=generator) - 1
+    drawn = torch.stack([torch.rand(9, generator=own) for own in chance], dim=1)
+    happens, amount = drawn[:5] < 0.5, 2 * drawn[5:] - 1
     # Each becomes neutral where it is not drawn.
-    brightness, contrast, saturation, hue = (amount * chance[:4]).to(images.device)
-    early = chance[4].to(images.device)
+    brightness, contrast, saturation, hue = (amount * happens[:4]).to(images.device)
+    early = happens[4].to(images.device)
     x = enhance.adjust_brightness(images.float() / 255, brightness * 32 / 255)
     x = enhance.adjust_contrast(x, 1 + contrast / 2 * early)
     x = enhance.adjust_saturation_raw(color.rgb_to_hsv(x), 1 + saturation / 2)

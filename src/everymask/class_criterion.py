@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import losses
+from .criterion import mean_over_processes
 from .types import VOID, Batch, Prediction, Segments
 
 
@@ -38,7 +39,7 @@ class ClassCriterion:
         return order.topk(most).indices.sort().values
 
     def __call__(self, prediction: Prediction, batch: Batch, chosen: Tensor) -> dict[str, Tensor]:
-        """`mask`: the mean over classes and points.
+        """`mask`: the mean over classes and points of all processes.
 
         Args:
             chosen: int64 [T], the class of each query; points of other classes are of none of these.
@@ -50,13 +51,13 @@ class ClassCriterion:
             known = (classes != VOID) | (self.void == "negative")
             total = total + (class_bce(logits.float(), classes) * known).sum()
             counted += int(known.sum()) * len(logits)
-        return {"mask": total / max(1, counted)}
+        return {"mask": total / mean_over_processes(counted, total.device)}
 
     def _sampled(self, prediction: Prediction, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         """Points [P, 2] of each image and the logits [T, P] there."""
         device = batch.images.device
         if self.points:
-            drawn = losses.random_points(batch.letterboxes, self.points, device)
+            drawn = losses.random_points(batch, self.points)
             yield from zip(drawn, prediction.masks.sample(drawn), strict=True)
             return
         every = torch.arange(prediction.class_logits.shape[1], device=device)

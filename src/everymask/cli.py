@@ -414,7 +414,13 @@ def check(
         sys.exit(1)
 
 
-def convert(model: Name, upstream: Name, out: Folder, /, half: bool = False) -> None:
+def convert(
+    model: Annotated[Name, tyro.conf.arg(metavar="SYSTEM")],
+    upstream: Annotated[Name, tyro.conf.arg(metavar="WEIGHTS")],
+    out: Annotated[Folder, tyro.conf.arg(metavar="OUT")],
+    /,
+    half: bool = False,
+) -> None:
     """Write published weights as a checkpoint of ours.
 
     Args:

@@ -53,7 +53,7 @@ class MaskCriterion:
     def _points(self, batch: Batch) -> Tensor | list[Tensor]:
         """[P, 2] of each image: candidates in random order, stacked, or every pixel."""
         if self.points:
-            return losses.random_points(batch.letterboxes, self.points * self.oversample, batch.images.device)
+            return losses.random_points(batch, self.points * self.oversample)
         return [losses.every_point(box, batch.images.device) for box in batch.letterboxes]
 
     def _mask_logits(self, prediction: Prediction, points: Tensor | list[Tensor], batch: Batch) -> Sequence[Tensor]:
@@ -83,9 +83,8 @@ class MaskCriterion:
             dice_terms.append(dice)
         count = mean_over_processes(sum(len(queries) for queries, _ in pairs), prediction.class_logits.device)
         target_classes = assigned_classes(prediction.class_logits, pairs, classes)
-        class_loss = losses.class_cross_entropy(prediction.class_logits, target_classes, self.no_object_weight)
         return {
-            "class": self.class_weight * class_loss,
+            "class": self.class_weight * class_loss(prediction.class_logits, target_classes, self.no_object_weight),
             "mask": self.mask_weight * torch.stack(mask_terms).sum() / count,
             "dice": self.dice_weight * torch.stack(dice_terms).sum() / count,
         }
@@ -163,11 +162,10 @@ class BoxCriterion:
         self, prediction: Prediction, pairs: list[matcher.Assignment], truth: Sequence[BoxTruth], count: float
     ) -> dict[str, Tensor]:
         target_classes = assigned_classes(prediction.class_logits, pairs, [own.classes for own in truth])
-        class_loss = losses.class_cross_entropy(prediction.class_logits, target_classes, self.no_object_weight)
         boxes = torch.cat([own[queries] for own, (queries, _) in zip(_boxes(prediction), pairs, strict=True)])
         targets = torch.cat([own.boxes[rows] for own, (_, rows) in zip(truth, pairs, strict=True)])
         return {
-            "class": self.class_weight * class_loss,
+            "class": self.class_weight * class_loss(prediction.class_logits, target_classes, self.no_object_weight),
             "box": self.box_weight * losses.box_l1(boxes, targets).sum() / count,
             "giou": self.giou_weight * losses.box_giou(boxes, targets).sum() / count,
         }
@@ -181,8 +179,9 @@ class BoxCriterion:
         count: float,
     ) -> dict[str, Tensor]:
         """Of all images. Where none has a segment, zero through one mask: gradients still reach all parameters."""
+        points = losses.random_points(batch, self.points * self.oversample)
         found = [
-            self._image_masks(prediction.masks, b, queries, own.rows[rows], batch)
+            self._image_masks(prediction.masks, b, queries, own.rows[rows], batch, points[b])
             for b, ((queries, rows), own) in enumerate(zip(pairs, truth, strict=True))
             if len(queries)
         ]
@@ -193,11 +192,10 @@ class BoxCriterion:
         return {"mask": self.mask_weight * mask, "dice": self.dice_weight * dice}
 
     def _image_masks(
-        self, masks: MaskDecoder, b: int, queries: Tensor, rows: Tensor, batch: Batch
+        self, masks: MaskDecoder, b: int, queries: Tensor, rows: Tensor, batch: Batch, points: Tensor
     ) -> tuple[Tensor, Tensor]:
         box, segments = batch.letterboxes[b], batch.truth()[b]
         if self.points:
-            points = losses.random_points([box], self.points * self.oversample, batch.images.device)[0]
             logits = logits_at(masks, b, queries, points, box)
         else:
             points = losses.every_point(box, batch.images.device)
@@ -264,17 +262,23 @@ def logits_at(masks: MaskDecoder, b: int, queries: Tensor, points: Tensor, lette
     return F.grid_sample(maps[None], grid, padding_mode="border", align_corners=False)[0, :, 0]
 
 
-def mean_over_processes(count: int, device: torch.device) -> float:
-    """Segments that a process has on average, at least 1.
+def class_loss(class_logits: Tensor, target_classes: Tensor, no_object_weight: float) -> Tensor:
+    """Weighted mean cross entropy over all queries [B, Q] of all processes."""
+    total, weight = losses.class_cross_entropy(class_logits, target_classes, no_object_weight)
+    return total / mean_over_processes(weight, class_logits.device, least=0.0)
+
+
+def mean_over_processes(count: float, device: torch.device, least: float = 1.0) -> float:
+    """What a process has on average of something, of segments for instance, but at least `least`.
 
     What a loss must be divided by so that gradients averaged over processes are those of one process that has all
     images (DETR, section 3.1).
     """
     if not (dist.is_available() and dist.is_initialized()):
-        return max(1.0, count)
+        return max(least, count)
     total = torch.tensor(float(count), device=device)
     dist.all_reduce(total)
-    return max(1.0, float(total) / dist.get_world_size())
+    return max(least, float(total) / dist.get_world_size())
 
 
 def _without_crowds(segments: Segments) -> Tensor:

@@ -15,6 +15,7 @@ from .labels import LabelMap
 from .metrics import BoundaryF, MaskAP, MattingErrors, PanopticQuality, SemanticIoU
 from .model import SegmentationModel
 from .predict import answers, predict, told
+from .processes import Processes
 from .prompted_evaluation import PromptScores, prompted_segments
 from .types import Sample, Segments
 
@@ -32,6 +33,7 @@ def evaluate(
     task: Task = "semantic",
     side: int | None = None,
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Scores of one task.
 
@@ -43,6 +45,7 @@ def evaluate(
             matting errors; "instance" gives mask `ap` and the panoptic quality `pq` of the things; "panoptic" gives
             `pq` of things and stuff; "prompted" gives `dice` and `iou` of objects that the model is told the boxes of.
         side: canvas side in pixels instead of the model's own.
+        processes: that share the images among them; all get the same scores, to the bit those of one process.
 
     Returns:
         flat scores, `per_class`, `per_image` and `images`.
@@ -53,13 +56,34 @@ def evaluate(
     """
     model = told(model, dataset.labels)
     check_classes(model.labels, dataset.labels, "evaluation data")
-    score = scores_of(task, model.labels)
-    for index, sample in enumerate(dataset):
-        truth = with_labels(sample.segments, dataset.labels, model.labels)
-        score.add(model, sample, truth, side)
+    score, group = scores_of(task, model.labels), processes or Processes()
+    add_share(score, model, dataset, side, group, progress)
+    return merged(score, group)
+
+
+def add_share(
+    score: Scores,
+    model: SegmentationModel,
+    dataset: Dataset,
+    side: int | None,
+    processes: Processes,
+    progress: Progress | None = None,
+) -> None:
+    """Predict and score the images of this process: consecutive ones, so that ranks in order are images in order."""
+    first, last = (n * len(dataset) // processes.count for n in (processes.rank, processes.rank + 1))
+    for index in range(first, last):
+        sample = dataset[index]
+        score.add(model, sample, with_labels(sample.segments, dataset.labels, model.labels), side)
         if progress:
-            progress(index + 1, len(dataset))
-    return score.compute() | {"images": len(score.rows), "per_image": score.rows}
+            progress(index + 1 - first, last - first)
+
+
+def merged(score: Scores, processes: Processes) -> dict[str, Any]:
+    """What `evaluate` gives, from the scores of each process."""
+    own, *others = processes.gathered(score)
+    for other in others:
+        own.merge(other)  # type: ignore[arg-type]
+    return own.compute() | {"images": len(own.rows), "per_image": own.rows}
 
 
 def check_classes(known: LabelMap, wanted: LabelMap, where: str) -> list[int]:
@@ -134,6 +158,15 @@ class SemanticScores:
             row |= self.matting.update(matte[0].alpha, truth.alpha)
         self.rows.append(row)
 
+    def merge(self, other: SemanticScores) -> None:
+        """Add all that `other` has seen."""
+        self.semantic.merge(other.semantic)
+        self.boundary.merge(other.boundary)
+        if other.matting:
+            self.matting = self.matting or MattingErrors()
+            self.matting.merge(other.matting)
+        self.rows += other.rows
+
     def compute(self) -> dict[str, Any]:
         """Scores of all images so far."""
         scores = self.semantic.compute() | self.boundary.compute()
@@ -153,6 +186,11 @@ class PanopticScores:
         """Predict one image and score it."""
         (found,) = answers(model, sample.image, [("panoptic", {})], side=side)
         self.rows.append({"name": sample.name} | update_quality(self.quality, found, truth))
+
+    def merge(self, other: PanopticScores) -> None:
+        """Add all that `other` has seen."""
+        self.quality.merge(other.quality)
+        self.rows += other.rows
 
     def compute(self) -> dict[str, Any]:
         """Scores of all images so far."""
@@ -179,6 +217,12 @@ class InstanceScores:
         found, candidates = answers(model, sample.image, tasks, side=side)
         self.rows.append({"name": sample.name} | update_quality(self.quality, found, truth))
         update_precision(self.precision, candidates, truth)
+
+    def merge(self, other: InstanceScores) -> None:
+        """Add all that `other` has seen."""
+        self.precision.merge(other.precision)
+        self.quality.merge(other.quality)
+        self.rows += other.rows
 
     def compute(self) -> dict[str, Any]:
         """Scores of all images so far."""

@@ -93,7 +93,7 @@ def collate_frames(samples: Sequence[Sample], geometries: Sequence[Geometry]) ->
     )
     numbers = tuple(frame_number(sample.name) for sample in samples)
     reverse = len(numbers) > 1 and numbers[-1] < numbers[0]
-    return FrameBatch(still.images, still.letterboxes, truth, still.names, None, numbers, reverse)
+    return FrameBatch(still.images, still.letterboxes, truth, still.names, None, (), numbers, reverse)
 
 
 def grown(geometry: Geometry, canvas: tuple[int, int]) -> Geometry:

@@ -5,20 +5,20 @@ Shapes follow the legend of `everymask.types`; masks are logits, targets are 0 o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .boxes import generalized_iou, to_corners
-from .types import VOID, Letterbox, Segments
+from .chance import POINTS, generators
+from .types import VOID, Batch, Letterbox, Segments
 
 
-def random_points(letterboxes: Sequence[Letterbox], count: int, device: torch.device | str = "cpu") -> Tensor:
-    """[B, P, 2] pixel centres (x, y), uniform over each image's content (never in padding)."""
-    sizes = torch.tensor([[box.content[1], box.content[0]] for box in letterboxes], device=device)
-    return (torch.rand(len(sizes), count, 2, device=device) * sizes[:, None]).floor()
+def random_points(batch: Batch, count: int) -> Tensor:
+    """[B, P, 2] pixel centres (x, y), uniform over each image's content (never in padding), by its own seed."""
+    sizes = torch.tensor([[box.content[1], box.content[0]] for box in batch.letterboxes])
+    drawn = [torch.rand(count, 2, generator=own) for own in generators(batch.seeds, len(batch), POINTS)]
+    return (torch.stack(drawn) * sizes[:, None]).floor().to(batch.images.device)
 
 
 def every_point(letterbox: Letterbox, device: torch.device | str = "cpu") -> Tensor:
@@ -98,12 +98,16 @@ def box_giou(boxes: Tensor, targets: Tensor) -> Tensor:
     return 1 - generalized_iou(to_corners(boxes), to_corners(targets))
 
 
-def class_cross_entropy(class_logits: Tensor, target_classes: Tensor, no_object_weight: float) -> Tensor:
+def class_cross_entropy(class_logits: Tensor, target_classes: Tensor, no_object_weight: float) -> tuple[Tensor, float]:
     """Cross entropy over [B, Q, K+1] with the last class, "no object", weighted down (DETR, section 3.1).
 
     Args:
         target_classes: int64 [B, Q].
+
+    Returns:
+        the weighted sum, and the sum of the weights that it is to be divided by.
     """
     weight = class_logits.new_ones(class_logits.shape[-1])
     weight[-1] = no_object_weight
-    return F.cross_entropy(class_logits.flatten(0, 1), target_classes.flatten(), weight)
+    total = F.cross_entropy(class_logits.flatten(0, 1), target_classes.flatten(), weight, reduction="sum")
+    return total, float(weight[target_classes].sum())

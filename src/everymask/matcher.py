@@ -46,7 +46,7 @@ def dice_cost(mask_logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
 
 def box_cost(boxes: Tensor, targets: Tensor) -> Tensor:
     """[Q, N]: L1 distance of boxes (cx, cy, w, h) [Q, 4] x [N, 4]."""
-    return torch.cdist(boxes, targets, p=1)
+    return torch.cdist(boxes, targets.to(boxes.dtype), p=1)
 
 
 def giou_cost(boxes: Tensor, targets: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ class Protocol:
         by: what an object is, see `PromptSettings`.
         least_area: objects of fewer pixels are left out.
         only: names of the classes whose objects are asked for; all if empty.
+        shift: pixels by which the first prompts are moved right and down, within the photo: a model that listens to its
+            prompts must do worse, and one that does not has learnt to ignore them.
     """
 
     kinds: tuple[str, ...] = ("point", "box")
@@ -60,9 +63,12 @@ class Protocol:
     by: str = "segment"
     least_area: int = 1
     only: tuple[str, ...] = ()
+    shift: int = 0
 
     def __post_init__(self) -> None:
         PromptSettings(by=self.by, least_area=self.least_area)
+        if self.shift < 0:
+            raise UsageError("a setting is out of range", where="shift", why=f"{self.shift} is below 0")
         for kind in self.kinds or ("",):
             if kind not in KINDS and not re.fullmatch(f"click[1-{MOST_CLICKS}]", kind):
                 known = f"{', '.join(KINDS)}, click1 to click{MOST_CLICKS}"
@@ -120,6 +126,11 @@ class PromptScores:
                 for row, (dice, iou) in zip(rows, overlaps(masks, objects, rows), strict=True):
                     self.found.append((name, int(objects.classes[row]), dice, iou))
         self.rows.append({"name": sample.name} | _means(self.found[start:], self.protocol.columns[:1]))
+
+    def merge(self, other: PromptScores) -> None:
+        """Add all that `other` has seen."""
+        self.found += other.found
+        self.rows += other.rows
 
     def _rows(self, objects: Segments) -> list[int]:
         large = torch.from_numpy(segment_areas(objects) >= self.protocol.least_area) & ~objects.is_crowd
@@ -192,7 +203,7 @@ def prompted_segments(
     if not rows:
         empty = torch.zeros(truth.size, dtype=torch.int32)
         return Segments.build(empty, [], labels=model.labels, scores=torch.zeros(0))
-    batch = asking(model, sample, objects, rows, KINDS[kind], 0, side)
+    batch = asking(model, sample, objects, rows, KINDS[kind], side=side)
     assert batch.prompts is not None
     named = replace(batch.prompts[0], classes=objects.classes[rows].to(batch.images.device))
     batch = replace(batch, prompts=(named,))
@@ -206,15 +217,19 @@ def asking(
     objects: Segments,
     rows: Sequence[int],
     kinds: tuple[str, ...],
-    seed: int,
-    side: int | None,
+    *,
+    seed: int = 0,
+    shift: int = 0,
+    side: int | None = None,
 ) -> Batch:
     """A batch of one photo with prompts for some rows, which are numbered 0, 1, ... in it."""
     drawn = draw_prompts(objects, PromptSettings(kinds), seed, sample.name, rows)
     numbers = torch.full((len(objects),), -1)
     numbers[list(rows)] = torch.arange(len(rows))
-    told = replace(drawn, objects=numbers[drawn.objects])
-    return fit(sample.image, model.letterbox(truth_size(sample), side), told, device=device_of(model))
+    height, width = truth_size(sample)
+    points = (drawn.points + shift).minimum(torch.tensor([width - 1.0, height - 1.0])) if shift else drawn.points
+    told = replace(drawn, points=points, objects=numbers[drawn.objects])
+    return fit(sample.image, model.letterbox((height, width), side), told, device=device_of(model))
 
 
 def truth_size(sample: Sample) -> tuple[int, int]:
@@ -231,12 +246,13 @@ def replies(
     side: int | None,
 ) -> Iterator[tuple[str, PromptedMasks]]:
     """Score name and masks for every kind of prompt and every click. The photo is encoded once."""
+    ask = partial(asking, model, sample, objects, rows, seed=protocol.seed, shift=protocol.shift, side=side)
     clicks = sum(name not in KINDS for name in protocol.columns)
     for name in protocol.columns:
         if name in KINDS:
-            yield name, told_masks(model, asking(model, sample, objects, rows, KINDS[name], protocol.seed, side))
+            yield name, told_masks(model, ask(KINDS[name]))
     if clicks:
-        batch = asking(model, sample, objects, rows, KINDS["point"], protocol.seed, side)
+        batch = ask(KINDS["point"])
         truth, known = on_canvas(objects, rows, batch)
         for n in range(clicks):
             masks = told_masks(model, batch)

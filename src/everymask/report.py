@@ -204,6 +204,37 @@ def open_events(out: Path) -> Any:
     return SummaryWriter(str(out / "tensorboard"))
 
 
+class Silence(Report):
+    """The report of a process that is not the first: nothing."""
+
+    def __init__(self) -> None:
+        self._waiting = 0.0
+
+    def __enter__(self) -> Silence:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing was opened."""
+
+    def damaged(self, step: int, complaints: list[str]) -> None:
+        """Nothing."""
+
+    def changes(self, step: int, changed: list[str]) -> None:
+        """Nothing."""
+
+    def step(self, step: int, terms: dict[str, float], images: int) -> None:
+        """Nothing."""
+
+    def validation(self, step: int, scores: dict[str, Any], improved: bool, seconds: float) -> None:
+        """Nothing."""
+
+    def samples(self, batch: Batch) -> None:
+        """Nothing."""
+
+    def predictions(self, model: SegmentationModel, val: Dataset, scores: dict[str, Any], side: int) -> None:
+        """Nothing."""
+
+
 def read_log(out: Path) -> list[dict[str, Any]]:
     """Rows of a run's ``log.jsonl``; a last line cut short by a crash is left out."""
     path = out / "log.jsonl"

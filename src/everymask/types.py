@@ -358,6 +358,7 @@ class Batch:
         segments: truth on the canvas, void beyond the content; None at inference.
         names: one a sample, for messages.
         prompts: one a sample, on the canvas, for systems that take them; None where nobody prompts.
+        seeds: one a sample, what its random draws in training begin from; empty leaves them to PyTorch's generator.
     """
 
     images: Tensor
@@ -365,6 +366,7 @@ class Batch:
     segments: tuple[Segments, ...] | None = None
     names: tuple[str, ...] = ()
     prompts: tuple[Prompts, ...] | None = None
+    seeds: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

@@ -19,9 +19,11 @@ from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from ..augment import random_geometry
+from ..chance import sample_seed
 from ..errors import EverymaskError, UsageError
 from ..frames import clip_of, collate_frames
 from ..labels import LabelMap
+from ..processes import Processes
 from ..prompt_reader import PromptFile
 from ..prompts import move_prompts
 from ..recipe import TrainConfig
@@ -33,8 +35,8 @@ Draw = tuple[int, int, int]
 """(sample index, how often the data were gone through before, canvas side)."""
 
 
-View = tuple[Sample, Geometry, Prompts | None]
-"""A sample, how it is seen, and the explicit prompts of its segments, where they come from a file."""
+View = tuple[Sample, Geometry, Prompts | None, int]
+"""A sample, how it is seen, explicit prompts of its segments, where they come from a file, and the sample's seed."""
 
 
 class Draws(TorchDataset[Any]):
@@ -61,7 +63,7 @@ class Draws(TorchDataset[Any]):
         rng = np.random.default_rng((self.config.seed, epoch, index, 1))
         chosen = clip_of(self.dataset.names, index, self.config.frames, rng)
         views = [self._view(n, epoch, side) for n in chosen]
-        return [(sample, views[0][1], None) for sample, _, _ in views]
+        return [(sample, views[0][1], None, seed) for sample, _, _, seed in views]
 
     def _view(self, index: int, epoch: int, side: int) -> View:
         sample, prompts = self.dataset[index], None
@@ -85,14 +87,17 @@ class Draws(TorchDataset[Any]):
             category_limit=config.category_limit,
             segments=sample.segments,
         )
-        return sample, geometry, prompts
+        return sample, geometry, prompts, sample_seed(config.seed, epoch, index)
 
 
 class Batches(Sampler[list[Draw]]):
     """The draws of each batch from step `first` on: a new permutation every time the data are gone through."""
 
-    def __init__(self, count: int, config: TrainConfig, model_side: int, first: int = 0) -> None:
+    def __init__(
+        self, count: int, config: TrainConfig, model_side: int, first: int = 0, processes: Processes | None = None
+    ) -> None:
         self.count, self.config, self.model_side, self.first = count, config, model_side, first
+        self.processes = processes or Processes()
 
     def __len__(self) -> int:
         return (self.config.steps - self.first) * self.config.accumulate
@@ -101,7 +106,8 @@ class Batches(Sampler[list[Draw]]):
         for step in range(self.first, self.config.steps):
             side = self.config.side_at(step, self.model_side)
             for part in range(self.config.accumulate):
-                start = (step * self.config.accumulate + part) * self.config.batch_size
+                before = (step * self.config.accumulate + part) * self.processes.count + self.processes.rank
+                start = before * self.config.batch_size
                 yield self._draws(start, side)
 
     def _draws(self, start: int, side: int) -> list[Draw]:
@@ -126,12 +132,14 @@ class Collate:
             if isinstance(view, EverymaskError):
                 return view
             if isinstance(view, list):
-                return collate_frames([sample for sample, _, _ in view], [geometry for _, geometry, _ in view])
+                clip = collate_frames([each[0] for each in view], [each[1] for each in view])
+                return replace(clip, seeds=tuple(each[3] for each in view))
             read.append(view)
-        samples, geometries, prompts = zip(*read, strict=True)
+        samples, geometries, prompts, seeds = zip(*read, strict=True)
         batch = collate(samples, geometries, empty=_shared if get_worker_info() else torch.empty)
+        batch = replace(batch, seeds=seeds)
         if None not in prompts:
-            batch = replace(batch, prompts=tuple(_moved_prompts(*view) for view in read))
+            batch = replace(batch, prompts=tuple(_moved_prompts(*view[:3]) for view in read))
         if self.semantic:
             batch = replace(batch, segments=tuple(map(_merged, batch.truth())))
         return batch
@@ -160,17 +168,26 @@ def _shared(size: tuple[int, ...], *, dtype: torch.dtype) -> Tensor:
 
 
 def training_batches(
-    dataset: Dataset, config: TrainConfig, labels: LabelMap, model_side: int, first_step: int
+    dataset: Dataset,
+    config: TrainConfig,
+    labels: LabelMap,
+    model_side: int,
+    first_step: int,
+    processes: Processes | None = None,
 ) -> Iterator[Batch]:
     """Batches of steps `first_step`, `first_step` + 1, ..., `accumulate` of them a step; classes are those of `labels`.
+
+    Args:
+        processes: each of which gets another part of every step.
 
     Raises:
         EverymaskError: a sample cannot be read.
     """
-    workers = default_workers() if config.workers < 0 else config.workers
+    group = processes or Processes()
+    workers = default_workers(group.local) if config.workers < 0 else config.workers
     loader: DataLoader[Batch | EverymaskError] = DataLoader(
         Draws(dataset, config, labels),
-        batch_sampler=Batches(len(dataset), config, model_side, first_step),
+        batch_sampler=Batches(len(dataset), config, model_side, first_step, group),
         collate_fn=Collate(config.targets == "semantic"),
         num_workers=workers,
         persistent_workers=False,
@@ -183,9 +200,9 @@ def training_batches(
         yield batch
 
 
-def default_workers() -> int:
-    """Loader processes that leave the compute threads their cores."""
-    return max(1, min(8, (os.cpu_count() or 1) // 2))
+def default_workers(processes: int = 1) -> int:
+    """Loader processes of each of so many on this machine that leave the compute threads their cores."""
+    return max(1, min(8, (os.cpu_count() or 1) // 2 // processes))
 
 
 def _start_worker(_: int) -> None:

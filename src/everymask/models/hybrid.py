@@ -170,7 +170,7 @@ def original_loss(prediction: Prediction, batch: Batch, points: int = 12544) -> 
 
     Query 0 learns the merged foreground; the other queries, 99 of 100, learn emptiness, which dominates the loss.
     """
-    sampled = losses.random_points(batch.letterboxes, points, batch.images.device)
+    sampled = losses.random_points(batch, points)
     mask_logits = prediction.masks.sample(sampled)
     target_classes = torch.full_like(prediction.class_logits[..., 0], prediction.class_logits.shape[-1] - 1).long()
     terms = []

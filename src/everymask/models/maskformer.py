@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import losses, postprocess
-from ..criterion import MaskCriterion
+from ..criterion import MaskCriterion, mean_over_processes
 from ..encoders import resnet, swin
 from ..encoders.resnet import ResNet
 from ..encoders.swin import Swin
@@ -282,13 +282,13 @@ def per_pixel_prediction(logits: Tensor, batch: Batch) -> Prediction:
 
 def per_pixel_loss(prediction: Prediction, batch: Batch, count: int) -> Tensor:
     """Cross entropy at random points that are not void (paper, equation 1)."""
-    points = losses.random_points(batch.letterboxes, count, batch.images.device)
+    points = losses.random_points(batch, count)
     log_probability = F.logsigmoid(prediction.masks.sample(points))
     classes = []
     for truth, at in zip(batch.truth(), points.long(), strict=True):
         classes.append(truth.class_map(log_probability.shape[1] - 1)[at[:, 1], at[:, 0]])
     wanted = torch.stack(classes)
-    known = (wanted != VOID).sum().clamp(min=1)
+    known = mean_over_processes(int((wanted != VOID).sum()), wanted.device)
     return F.nll_loss(log_probability, wanted, ignore_index=VOID, reduction="sum") / known
 
 

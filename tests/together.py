@@ -1,0 +1,75 @@
+"""One training of a small model on a folder of scenes, alone or under ``torchrun``.
+
+    together.py SYSTEM DATA OUT [key=value ...]
+
+Settings are those of training, and ``kill=STEP``: the last process kills itself before that step, once. Each process
+writes what it ends with to ``OUT/rank<n>.json``, so that a test can compare.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from everymask.datasets import open_dataset
+from everymask.evaluate import evaluate
+from everymask.models import create_model
+from everymask.processes import Processes
+from everymask.recipe import TrainConfig
+from everymask.train import train
+from everymask.training_run import Run
+from everymask.types import Batch
+
+CHANGES = {"norm": "frozen"}
+"""Layers do not mix images: the statistics of batch norms are those of one process."""
+
+CONFIG = TrainConfig(
+    steps=20, batch_size=2, image_side=64, lr=1e-3, warmup=2, validate_every=10, log_every=1, workers=0, threads=1
+)
+TASKS: Any = ("semantic", "instance", "panoptic")
+
+
+def main(system: str, data: Path, out: Path, settings: list[str]) -> None:
+    """Train, evaluate together and alone, and write down both."""
+    group = Processes.of_environment()
+    torch.manual_seed(group.rank)  # The weights are to be those of the first process.
+    dataset, val = open_dataset(data, "train"), open_dataset(data, "val")
+    model = create_model(system, "tiny", classes=dataset.labels, **CHANGES)
+    kill = [int(text.removeprefix("kill=")) for text in settings if text.startswith("kill=")]
+    if kill and group.rank == group.count - 1:
+        kill_once(kill[0], out / "killed")
+    config = CONFIG.with_settings([text for text in settings if not text.startswith("kill=")])
+    best = train(model, dataset, config, out=out, val=val)
+    found = {
+        "best": best,
+        "together": {task: evaluate(model, val, task=task, processes=group) for task in TASKS},
+        "alone": {task: evaluate(model, val, task=task) for task in TASKS},
+    }
+    (out / f"rank{group.rank}.json").write_text(json.dumps(found))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def kill_once(step: int, mark: Path) -> None:
+    """Let this process be killed before a step, unless `mark` says that it was already."""
+    real = Run.train_step
+
+    def train_step(self: Run, parts: list[Batch]) -> dict[str, float]:
+        if self.step == step and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, parts)
+
+    Run.train_step = train_step  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    name, folder, place, *rest = sys.argv[1:]
+    main(name, Path(folder), Path(place), rest)
