@@ -265,7 +265,7 @@ def test_stopped_while_saving_it_ends_the_same(
     run(root, tmp_path)
     assert weights(tmp_path) == weights(uninterrupted)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        *("best", "checkpoints", "last", "lock", "log.jsonl", "samples.png")
+        *("best", "checkpoints", "last", "lock", "log.jsonl", "samples.png", "started.jsonl")
     ]
 
 

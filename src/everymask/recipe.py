@@ -46,6 +46,9 @@ class TrainConfig:
         photometric: in place of it the distortion of SSD, hue included, as MaskFormer and CAT-Seg are trained.
         seed: with step and sample number it decides every random draw.
         workers: loader processes; -1 chooses from the cores.
+        loader_timeout: seconds without a batch after which a loader process is taken to hang, 0 for never.
+        skip: samples that may be left out because they cannot be read; each is named, and another is seen in its place.
+        split: where memory does not suffice, go on with batches in halves, accumulated: the same images a step.
         threads: compute threads, 0 for the default.
         precision: Fabric's name ("32-true", "bf16-mixed", ...); "auto" is bf16 where the device has it.
         validate_every: steps between validations.
@@ -91,6 +94,9 @@ class TrainConfig:
     photometric: bool = False
     seed: int = 0
     workers: int = -1
+    loader_timeout: float = 600.0
+    skip: int = 0
+    split: bool = False
     threads: int = 0
     precision: str = "auto"
     validate_every: int = 500
@@ -118,6 +124,8 @@ class TrainConfig:
             "patience",
             "max_val",
             "threads",
+            "loader_timeout",
+            "skip",
             "stretch",
             "views",
         ):

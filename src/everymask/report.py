@@ -6,7 +6,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +20,14 @@ from .compare import comparison
 from .datasets import Dataset
 from .datasets.base import with_labels
 from .drawing import contact_sheet
-from .errors import UsageError
+from .errors import EverymaskError, UsageError
 from .evaluate import SCORES, segments_for
-from .files import write_text
+from .files import write_json, write_text
 from .image import write_png
 from .model import SegmentationModel
+from .processes import Processes
 from .recipe import TrainConfig
+from .run_record import record_start
 from .types import Batch
 from .visualize import overlay
 
@@ -46,6 +49,7 @@ class Report:
         self.out, self.config, self.first_step = out, config, first_step
         self.screen = Screen(config.steps, first_step)
         self.events = open_events(out) if config.tensorboard else None
+        self._last = first_step
         self._restart_window()
 
     def __enter__(self) -> Report:
@@ -84,8 +88,34 @@ class Report:
             self._write({"kind": "change", "step": step, "changed": changed})
             self.screen.say(f"step {step}  changed: {'; '.join(changed)}")
 
+    def started(
+        self, step: int, model: SegmentationModel, dataset: Dataset, val: Dataset | None, group: Processes
+    ) -> None:
+        """Write what the run is made with."""
+        data = {"train": dataset} | ({} if val is None else {"val": val})
+        record_start(self.out, step, self.config, model, data, group)
+
+    def skipped(self, name: str, error: EverymaskError) -> None:
+        """Write which sample was left out, and why."""
+        self._write({"kind": "skipped", "step": self._last, "sample": name, "error": str(error)})
+        self.screen.say(f"left out: {error}")
+
+    @contextmanager
+    def failures(self, step: Callable[[], int], rank: int) -> Iterator[None]:
+        """Keep the error that ends a run in ``failure.json``, with the names of the images that it was seen at."""
+        place = self.out / ("failure.json" if rank == 0 else f"failure.{rank}.json")
+        place.unlink(missing_ok=True)
+        try:
+            yield
+        except EverymaskError as error:
+            with suppress(EverymaskError):  # The error itself matters more than a note of it.
+                parts = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
+                write_json(place, {"step": step(), "rank": rank, "kind": type(error).__name__, **parts})
+            raise
+
     def step(self, step: int, terms: dict[str, float], images: int) -> None:
         """Count one optimizer step; every `log_every` steps write the means since the last line, and the speed."""
+        self._last = step
         self._window.append(terms)
         self._images += images
         if step % self.config.log_every and step != self.config.steps:
@@ -207,8 +237,8 @@ def open_events(out: Path) -> Any:
 class Silence(Report):
     """The report of a process that is not the first: nothing."""
 
-    def __init__(self) -> None:
-        self._waiting = 0.0
+    def __init__(self, out: Path) -> None:
+        self.out, self._waiting = out, 0.0
 
     def __enter__(self) -> Silence:
         return self
@@ -220,6 +250,14 @@ class Silence(Report):
         """Nothing."""
 
     def changes(self, step: int, changed: list[str]) -> None:
+        """Nothing."""
+
+    def started(
+        self, step: int, model: SegmentationModel, dataset: Dataset, val: Dataset | None, group: Processes
+    ) -> None:
+        """Nothing."""
+
+    def skipped(self, name: str, error: EverymaskError) -> None:
         """Nothing."""
 
     def step(self, step: int, terms: dict[str, float], images: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .datasets import Dataset, Subset
-from .datasets.loader import training_batches
+from .datasets.loader import loader_workers, training_batches
+from .datasets.loader_watch import LoaderWatch
 from .errors import UsageError
 from .evaluate import add_share, check_classes, check_monitor, merged, scores_of
 from .interrupts import StopRequest, stop_requests
@@ -19,6 +21,7 @@ from .processes import Processes
 from .recipe import TrainConfig
 from .report import Report, Silence
 from .training_run import Run
+from .types import Batch
 
 
 def train(
@@ -67,9 +70,10 @@ def train(
         changed = run.resume(allow_change)
         if config.views:
             model.keep_features(run.out / "features")
-        with Report(run.out, config, first_step=run.step) if processes.is_first else Silence() as report:
+        with _report(run) as report, report.failures(lambda: run.step, processes.rank):
             report.damaged(run.step, run.complaints)
             report.changes(run.step, changed)
+            report.started(run.step, model, dataset, val, processes)
             _loop(run, dataset, val, report, stop)
     stop.obey()
     model.load_state_dict(run.averaged.state_dict())
@@ -77,13 +81,22 @@ def train(
     return run.best
 
 
+def _report(run: Run) -> Report:
+    return Report(run.out, run.config, run.step) if run.processes.is_first else Silence(run.out)
+
+
 def _loop(run: Run, dataset: Dataset, val: Dataset | None, report: Report, stop: StopRequest) -> None:
     """Steps and validations until the end, or until `stop`; whatever ends it, the state is saved."""
-    model = run.model
+    model, config, group = run.model, run.config, run.processes
+    watch = LoaderWatch(dataset, loader_workers(config, group), config.skip, report.skipped)
     batches = report.timed(
-        training_batches(dataset, run.config, model.labels, model.config.image_side, run.step, run.processes)
+        training_batches(dataset, config, model.labels, model.config.image_side, run.step, group, watch)
     )
-    chosen = spread(val, run.config.max_val) if val is not None else None
+    with watch.watched():
+        _steps(run, batches, spread(val, config.max_val) if val is not None else None, report, stop)
+
+
+def _steps(run: Run, batches: Iterator[Batch], chosen: Dataset | None, report: Report, stop: StopRequest) -> None:
     while True:
         ends = run.processes.agree(bool(stop))
         if run.unvalidated and not ends:

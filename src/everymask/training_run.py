@@ -68,6 +68,7 @@ class Run:
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.folder = RunFolder(out, config.keep)
         self.step, self.validated, self.waited, self.improved = 0, 0, 0, False
+        self.pieces = 1  # That each batch is cut into for want of memory.
         self.complaints: list[str] = []
         self.best: dict[str, Any] = {}
 
@@ -91,18 +92,52 @@ class Run:
         return 0 < self.config.patience <= self.waited
 
     def train_step(self, parts: list[Batch]) -> dict[str, float]:
-        """One optimizer step over accumulated batches; returns the loss terms, the gradient norm and the rate."""
+        """One optimizer step over accumulated batches; returns the loss terms, the gradient norm and the rate.
+
+        Raises:
+            TrainingError: a number is not finite, or memory does not suffice; the weights are as they were.
+        """
+        try:
+            return self._step([piece for batch in parts for piece in batch.split(self.pieces)])
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self.cut(error)
+        return self.train_step(parts)
+
+    def cut(self, error: RuntimeError) -> None:
+        """From now on every batch comes in twice as many pieces.
+
+        Raises:
+            TrainingError: that is not wanted, or a piece is one image already.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        config, cutting = self.config, self.config.split and self.processes.count == self.config.frames == 1
+        if not cutting or self.pieces >= config.batch_size:
+            why = f"{config.batch_size} images in {self.pieces}, {str(error).splitlines()[0][:150]}"
+            fix = (
+                "Halve batch_size and double accumulate (or set split=true): each step sees the same images. "
+                "Or lower image_side, or take a smaller preset."
+            )
+            raise TrainingError("out of memory", where=f"step {self.step}", why=why, fix=fix) from error
+        self.pieces *= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _step(self, parts: list[Batch]) -> dict[str, float]:
         self.wrapped.train()
         torch.manual_seed(_mix(self.config.seed, self.step) + self.processes.rank)
         rate = self._set_rates()
         terms: dict[str, float] = {}
+        total = sum(map(len, parts))
         for n, batch in enumerate(parts, start=1):
+            share = len(batch) / total
             with self.fabric.no_backward_sync(self.wrapped, enabled=n < len(parts)):
                 losses = self._losses(self._augmented(batch))
-                self.fabric.backward(torch.stack(list(losses.values())).sum() / len(parts))
+                self.fabric.backward(torch.stack(list(losses.values())).sum() * share)
             for name, value in losses.items():
-                terms[name] = terms.get(name, 0.0) + float(value.detach()) / len(parts)
-        norm = self._clip()
+                terms[name] = terms.get(name, 0.0) + float(value.detach()) * share
+        norm = self._clip([name for batch in parts for name in batch.names])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update_parameters(self.model)
@@ -111,7 +146,11 @@ class Run:
         return {"loss": sum(terms.values()), **terms, "gradient": norm, "lr": rate}
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = self.wrapped(lambda: batch)
+        try:
+            losses: dict[str, Tensor] = self.wrapped(lambda: batch)
+        except TrainingError as error:
+            why = f"{error.why}; images {', '.join(batch.names)}"
+            raise TrainingError(error.what, where=error.where, why=why, fix=error.fix) from error
         check_finite(losses, batch)
         return losses
 
@@ -137,12 +176,13 @@ class Run:
             group["lr"] = rate * factor
         return self.config.lr * factor
 
-    def _clip(self) -> float:
+    def _clip(self, names: list[str]) -> float:
         limit = self.config.clip or math.inf
         clipped = self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=limit, error_if_nonfinite=False)
         norm = math.nan if clipped is None else float(clipped)
         if not math.isfinite(norm):
-            raise TrainingError("the gradient is not finite", where=f"step {self.step}", fix="Lower lr.")
+            why, fix = f"images {', '.join(names)}", "Look at these images, lower lr, or set precision=32-true."
+            raise TrainingError("the gradient is not finite", where=f"step {self.step}", why=why, fix=fix)
         return norm
 
     def judge(self, scores: dict[str, Any]) -> None:
@@ -185,6 +225,7 @@ class Run:
             "validated": self.validated,
             "best": self.best,
             "waited": self.waited,
+            "pieces": self.pieces,
             "config": self.config.to_json(),
             "model": model_json(self.model),
         }
@@ -224,6 +265,7 @@ class Run:
         self.optimizer.load_state_dict(state)
         self.step, self.validated = progress["step"], progress["validated"]
         self.best, self.waited = progress["best"], progress["waited"]
+        self.pieces = progress.get("pieces", 1)  # Older runs were never cut.
         if self.processes.is_first:
             self._point(folder, is_best=self.best.get("step") == self.step)
         return changed
@@ -289,6 +331,11 @@ def check_finite(losses: dict[str, Tensor], batch: Batch) -> None:
         raise TrainingError(
             "the loss is not finite", where=", ".join(bad), why=f"images {', '.join(batch.names)}", fix=fix
         )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch could not get memory: on a GPU a type of its own, on a CPU a text."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

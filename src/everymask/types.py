@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol, overload
 
 import numpy as np
@@ -375,6 +376,24 @@ class Batch:
     def size(self) -> tuple[int, int]:
         """Canvas (H, W)."""
         return self.images.shape[-2], self.images.shape[-1]
+
+    def split(self, count: int) -> list[Batch]:
+        """The same images in up to `count` batches of nearly the same size, in order."""
+        if count == 1:
+            return [self]
+        edges = [n * len(self) // count for n in range(count + 1)]
+        return [self._part(slice(*ends)) for ends in pairwise(edges) if ends[0] < ends[1]]
+
+    def _part(self, part: slice) -> Batch:
+        return replace(
+            self,
+            images=self.images[part],
+            letterboxes=self.letterboxes[part],
+            segments=self.segments and self.segments[part],
+            names=self.names[part],
+            prompts=self.prompts and self.prompts[part],
+            seeds=self.seeds[part],
+        )
 
     def truth(self) -> tuple[Segments, ...]:
         """`segments`, or a clear error where the batch has none."""

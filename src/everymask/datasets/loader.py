@@ -30,6 +30,7 @@ from ..recipe import TrainConfig
 from ..transforms import Geometry, collate
 from ..types import Batch, Prompts, Sample, Segments
 from .base import Dataset, with_labels
+from .loader_watch import LoaderWatch
 
 Draw = tuple[int, int, int]
 """(sample index, how often the data were gone through before, canvas side)."""
@@ -39,21 +40,47 @@ View = tuple[Sample, Geometry, Prompts | None, int]
 """A sample, how it is seen, explicit prompts of its segments, where they come from a file, and the sample's seed."""
 
 
+Skipped = tuple[str, EverymaskError]
+"""Name of a sample that cannot be read, and why."""
+
+Drawn = tuple[View | list[View], list[Skipped]]
+"""A photo or clip, and what could not be read before it."""
+
+TRIES = 10
+"""Other samples that are tried in place of one that cannot be read."""
+
+
 class Draws(TorchDataset[Any]):
     """Samples in the classes of `labels` with a random view each, drawn from (seed, epoch, index).
 
-    A sample that cannot be read comes out as its error: one raised in a loader process would arrive as a traceback.
+    A sample that cannot be read comes out as its error (one raised in a loader process would arrive as a traceback),
+    or, where the configuration lets some be left out, as another sample and the error.
     """
 
-    def __init__(self, dataset: Dataset, config: TrainConfig, labels: LabelMap) -> None:
-        self.dataset, self.config, self.labels = dataset, config, labels
+    def __init__(self, dataset: Dataset, config: TrainConfig, labels: LabelMap, watch: LoaderWatch) -> None:
+        self.dataset, self.config, self.labels, self.watch = dataset, config, labels, watch
         self.prompts = PromptFile.read(config.prompts) if config.prompts else None
 
-    def __getitem__(self, draw: Draw) -> View | list[View] | EverymaskError:
-        try:
-            return self._clip(*draw) if self.config.frames > 1 else self._view(*draw)
-        except EverymaskError as error:
-            return error
+    def __getitem__(self, draw: Draw) -> Drawn | EverymaskError:
+        skipped: list[Skipped] = []
+        for index in self._candidates(draw):
+            with self.watch.reads(index):
+                try:
+                    return self._seen(index, *draw[1:]), skipped
+                except EverymaskError as error:
+                    skipped.append((self.dataset.names[index], error))
+        return skipped[0][1]
+
+    def _candidates(self, draw: Draw) -> Iterator[int]:
+        """The sample itself, and others by chance, should it not be readable."""
+        index, epoch, _ = draw
+        yield index
+        if self.config.skip:
+            others = np.random.default_rng((self.config.seed, epoch, index, 2))
+            yield from others.integers(len(self.dataset), size=TRIES).tolist()
+
+    def _seen(self, index: int, epoch: int, side: int) -> View | list[View]:
+        return self._clip(index, epoch, side) if self.config.frames > 1 else self._view(index, epoch, side)
 
     def _clip(self, index: int, epoch: int, side: int) -> list[View]:
         """Frames of the video that a sample is of, all seen in the same way."""
@@ -126,11 +153,19 @@ class Collate:
     def __init__(self, semantic: bool) -> None:
         self.semantic = semantic
 
-    def __call__(self, views: list[View | list[View] | EverymaskError]) -> Batch | EverymaskError:
+    def __call__(self, drawn: list[Drawn | EverymaskError]) -> tuple[Batch, list[Skipped]] | EverymaskError:
+        skipped = list[Skipped]()
+        views = list[View | list[View]]()
+        for one in drawn:
+            if isinstance(one, EverymaskError):
+                return one
+            views.append(one[0])
+            skipped += one[1]
+        return self._batch(views), skipped
+
+    def _batch(self, views: list[View | list[View]]) -> Batch:
         read = list[View]()
         for view in views:
-            if isinstance(view, EverymaskError):
-                return view
             if isinstance(view, list):
                 clip = collate_frames([each[0] for each in view], [each[1] for each in view])
                 return replace(clip, seeds=tuple(each[3] for each in view))
@@ -174,30 +209,41 @@ def training_batches(
     model_side: int,
     first_step: int,
     processes: Processes | None = None,
+    watch: LoaderWatch | None = None,
 ) -> Iterator[Batch]:
     """Batches of steps `first_step`, `first_step` + 1, ..., `accumulate` of them a step; classes are those of `labels`.
 
     Args:
         processes: each of which gets another part of every step.
+        watch: told of what is read and what cannot be.
 
     Raises:
         EverymaskError: a sample cannot be read.
     """
-    group = processes or Processes()
-    workers = default_workers(group.local) if config.workers < 0 else config.workers
-    loader: DataLoader[Batch | EverymaskError] = DataLoader(
-        Draws(dataset, config, labels),
+    group, workers = processes or Processes(), loader_workers(config, processes)
+    watch = watch or LoaderWatch(dataset, workers, config.skip)
+    loader: DataLoader[tuple[Batch, list[Skipped]] | EverymaskError] = DataLoader(
+        Draws(dataset, config, labels, watch),
         batch_sampler=Batches(len(dataset), config, model_side, first_step, group),
         collate_fn=Collate(config.targets == "semantic"),
         num_workers=workers,
         persistent_workers=False,
         worker_init_fn=_start_worker,
         prefetch_factor=6 if workers else None,
+        timeout=config.loader_timeout if workers else 0,
     )
-    for batch in loader:
-        if isinstance(batch, EverymaskError):
-            raise batch
+    for loaded in loader:
+        if isinstance(loaded, EverymaskError):
+            raise loaded
+        batch, skipped = loaded
+        for name, error in skipped:
+            watch.skip(name, error)
         yield batch
+
+
+def loader_workers(config: TrainConfig, processes: Processes | None = None) -> int:
+    """Loader processes of this process."""
+    return default_workers(processes.local if processes else 1) if config.workers < 0 else config.workers
 
 
 def default_workers(processes: int = 1) -> int:
