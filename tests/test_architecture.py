@@ -36,7 +36,7 @@ LAYERS = [
     {"models"},
     {"predict", "explain", "published", "checkpoint", "run_folder", "trace", "tiling"},
     {"evaluate", "report", "train", "overfit", "gallery", "doctor_text", "doctor_page", "demo", "export", "cluster"}
-    | {"prompted_evaluation", "explain_page", "training_run", "run_record"},
+    | {"prompted_evaluation", "explain_page", "training_run", "run_record", "sharding"},
     {"cli", "cli_data", "cli_photos", "cli_prompts", "tables", "web", "__main__"},
 ]
 MAX_LINES = 500

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -85,6 +86,20 @@ def check_scores(out: Path) -> None:
         assert json.dumps(found["together"]) == json.dumps(first["alone"])
     assert first["together"]["semantic"]["images"] == 3
     assert [row["kind"] for row in read_log(out)].count("validation") == 2
+
+
+def test_weights_that_are_spread_train_the_same_and_load_whole(scenes: Path, tmp_path: Path) -> None:
+    """FSDP2 on two processes is DDP to rounding; what it saved half-way, one process goes on with."""
+    given = ("maskformer", scenes)
+    alone = start([], *given, tmp_path / "one", "batch_size=4", "targets=instance")
+    torchrun(*given, tmp_path / "two", "batch_size=2", "targets=instance", "strategy=fsdp")
+    finish(alone)
+    torch.testing.assert_close(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4, atol=0)
+    check_scores(tmp_path / "two")
+    shutil.rmtree(tmp_path / "two" / "checkpoints" / "00000020")
+    finish(start([], *given, tmp_path / "two", "batch_size=4", "targets=instance"))
+    assert [row["step"] for row in read_log(tmp_path / "two") if row["kind"] == "train"] == list(range(1, 21))
+    torch.testing.assert_close(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4, atol=0)
 
 
 @pytest.mark.slow

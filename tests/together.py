@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from everymask.checkpoint import load
 from everymask.datasets import open_dataset
 from everymask.evaluate import evaluate
 from everymask.models import create_model
@@ -46,7 +47,9 @@ def main(system: str, data: Path, out: Path, settings: list[str]) -> None:
     if kill and group.rank == group.count - 1:
         kill_once(kill[0], out / "killed")
     config = CONFIG.with_settings([text for text in settings if not text.startswith("kill=")])
-    best = train(model, dataset, config, out=out, val=val)
+    best = train(model, dataset, config, out=out, val=val, allow_change=True)
+    if config.strategy == "fsdp":
+        model = load(out / "last")
     found = {
         "best": best,
         "together": {task: evaluate(model, val, task=task, processes=group) for task in TASKS},

@@ -50,6 +50,8 @@ class TrainConfig:
         skip: samples that may be left out because they cannot be read; each is named, and another is seen in its place.
         split: where memory does not suffice, go on with batches in halves, accumulated: the same images a step.
         threads: compute threads, 0 for the default.
+        strategy: of several processes: "ddp" keeps the whole model in each, "fsdp" spreads weights, gradients and
+            optimizer over them (FSDP2), for models that one device cannot hold.
         precision: Fabric's name ("32-true", "bf16-mixed", ...); "auto" is bf16 where the device has it.
         validate_every: steps between validations.
         validate_side: side of validation images; 0 takes `image_side`. Larger where training sees crops.
@@ -98,6 +100,7 @@ class TrainConfig:
     skip: int = 0
     split: bool = False
     threads: int = 0
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     precision: str = "auto"
     validate_every: int = 500
     validate_side: int = 0
@@ -160,7 +163,8 @@ class TrainConfig:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise UsageError("a setting is out of range", where="scale", why=f"{self.scale} is not 0 < low <= high")
         tasks = ("semantic", "instance", "panoptic", "prompted")
-        for name, known in (("targets", ("semantic", "instance")), ("task", tasks)):
+        choices = {"targets": ("semantic", "instance"), "strategy": ("ddp", "fsdp"), "task": tasks}
+        for name, known in choices.items():
             if (value := getattr(self, name)) not in known:
                 raise UsageError("a setting is unknown", where=name, why=value, fix=f"{' or '.join(known)}.")
 

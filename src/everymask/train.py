@@ -41,7 +41,8 @@ def train(
 
     Under ``torchrun`` all its processes train together: each takes `batch_size` images of every step, and scores its
     part of the validation images. One process with the sum of these batch sizes would see the same images in the same
-    steps. The folder `out` must be the same for all.
+    steps. The folder `out` must be the same for all. With ``strategy="fsdp"`` the weights of `model` are left spread
+    over the processes: take the trained model from `out`.
 
     Args:
         config: None takes the system's ``RECIPE``.
@@ -76,7 +77,8 @@ def train(
             report.started(run.step, model, dataset, val, processes)
             _loop(run, dataset, val, report, stop)
     stop.obey()
-    model.load_state_dict(run.averaged.state_dict())
+    if not run.spread:
+        model.load_state_dict(run.average.model.state_dict())
     model.eval()
     return run.best
 
@@ -130,7 +132,7 @@ def _validate(run: Run, val: Dataset | None, report: Report, stop: StopRequest) 
             raise _Stopped
 
     start = time.perf_counter()
-    averaged = told(run.averaged.eval(), val.labels)
+    averaged = told(run.average.gather().eval(), val.labels)
     side = run.config.validate_side or run.config.image_side or run.model.config.image_side
     score = scores_of(run.config.task, averaged.labels)
     with suppress(_Stopped):

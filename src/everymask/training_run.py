@@ -17,8 +17,8 @@ from typing import Any
 
 import lightning_fabric
 import torch
+from lightning_fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from .augment import jitter_color, photometric_distortion
 from .chance import COLOR, generators
@@ -28,6 +28,7 @@ from .model import SegmentationModel
 from .processes import Processes
 from .recipe import TrainConfig
 from .run_folder import RunFolder
+from .sharding import WeightAverage, as_spread, same_everywhere, shard, whole
 from .types import Batch
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
@@ -59,32 +60,27 @@ class Run:
             torch.set_num_threads(config.threads)
         if config.freeze:
             model.freeze(config.freeze.split(","))
-        self.fabric = connected(self.processes, config.precision)
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.AdamW(model.param_groups(config.lr, config.weight_decay))
-        self.wrapped, self.optimizer = self.fabric.setup(Objective(self.model), optimizer)
-        # Only now has the model its device and precision, and in all processes the weights of the first.
-        self.average = AveragedModel(self.model, avg_fn=self._average, use_buffers=True)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.fabric = connected(self.processes, config)
+        # The faster order of convolutions; FSDP takes the usual one alone.
+        order = torch.contiguous_format if self.spread else torch.channels_last
+        self.model = model.to(self.fabric.device, memory_format=order)  # type: ignore[call-overload]
+        same_everywhere(self.model)
+        self.average = WeightAverage(self.model, config.ema)  # A model whose weights are spread cannot be copied.
+        self.wrapped = self.fabric.setup_module(Objective(self.model))
+        self.average.follow(self.model)
+        groups = self.model.param_groups(config.lr, config.weight_decay)
+        self.optimizer: Any = self.fabric.setup_optimizers(torch.optim.AdamW(groups))
+        self.rates: list[float] = [group["lr"] for group in groups]
         self.folder = RunFolder(out, config.keep)
         self.step, self.validated, self.waited, self.improved = 0, 0, 0, False
         self.pieces = 1  # That each batch is cut into for want of memory.
         self.complaints: list[str] = []
         self.best: dict[str, Any] = {}
 
-    def _average(self, averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        """Exponential average whose memory grows with the run, so that early steps are forgotten soon."""
-        if not averaged.is_floating_point():
-            return current
-        decay = min(self.config.ema, (1 + int(count)) / (10 + int(count)))
-        return torch.lerp(current, averaged, decay)
-
     @property
-    def averaged(self) -> SegmentationModel:
-        """The model that is validated and shipped."""
-        module = self.average.module
-        assert isinstance(module, SegmentationModel)
-        return module
+    def spread(self) -> bool:
+        """Whether each process has a part of the weights alone."""
+        return self.processes.count > 1 and self.config.strategy == "fsdp"
 
     @property
     def stale(self) -> bool:
@@ -140,7 +136,7 @@ class Run:
         norm = self._clip([name for batch in parts for name in batch.names])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.average.update_parameters(self.model)
+        self.average.update(self.model)
         self.step += 1
         terms = self.processes.averaged(terms)
         return {"loss": sum(terms.values()), **terms, "gradient": norm, "lr": rate}
@@ -179,7 +175,7 @@ class Run:
     def _clip(self, names: list[str]) -> float:
         limit = self.config.clip or math.inf
         clipped = self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=limit, error_if_nonfinite=False)
-        norm = math.nan if clipped is None else float(clipped)
+        norm = math.nan if clipped is None else float(whole(clipped))
         if not math.isfinite(norm):
             why, fix = f"images {', '.join(names)}", "Look at these images, lower lr, or set precision=32-true."
             raise TrainingError("the gradient is not finite", where=f"step {self.step}", why=why, fix=fix)
@@ -205,15 +201,16 @@ class Run:
 
         Stopped in between, resuming from this checkpoint makes up for it.
         """
-        self.processes.by_first(self._write)
+        model, tensors = self.average.gather(), self._tensors()
+        self.processes.by_first(lambda: self._write(model, tensors))
         self.improved = False
 
-    def _write(self) -> None:
+    def _write(self, model: SegmentationModel, tensors: dict[str, Tensor]) -> None:
         extra = {"step": self.step, "recipe": self.config.to_json(), "metrics": self.best}
 
         def fill(folder: Path) -> None:
-            save_model_files(self.averaged, folder, extra)
-            save_training(folder, self._tensors(), self._progress())
+            save_model_files(model, folder, extra)
+            save_training(folder, tensors, self._progress())
 
         checkpoint = self.folder.write(self.step, fill, {"configuration": configuration_hash(self.config, self.model)})
         self._point(checkpoint, is_best=self.improved)
@@ -231,12 +228,13 @@ class Run:
         }
 
     def _tensors(self) -> dict[str, Tensor]:
+        """Everything that is trained or averaged, whole, for `training.safetensors`."""
         state = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        state |= {f"average.{name}": t for name, t in self.average.module.state_dict().items()}
-        state["averaged_steps"] = self.average.n_averaged
+        state |= {f"average.{name}": t for name, t in self.average.state.items()}
         for index, slots in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
-        return state
+        found = {name: whole(tensor) for name, tensor in state.items()}
+        return found | {"averaged_steps": torch.tensor(self.average.count)}
 
     def resume(self, allow_change: bool = False) -> list[str]:
         """Go on from the newest checkpoint that is whole, if there is one; `complaints` says what is wrong with others.
@@ -257,18 +255,25 @@ class Run:
             refuse(changed, folder)
         # As it will be read back: JSON knows no tuples.
         refuse(differences(progress["model"], json.loads(json.dumps(model_json(self.model)))), folder)
-        self.model.load_state_dict(_strip(tensors, "model."))
-        self.average.module.load_state_dict(_strip(tensors, "average."))
-        self.average.n_averaged.copy_(tensors["averaged_steps"])
-        state = self.optimizer.state_dict()
-        state["state"] = _optimizer_slots(tensors)
-        self.optimizer.load_state_dict(state)
+        own = self.model.state_dict()
+        self.model.load_state_dict({name: as_spread(t, own[name]) for name, t in _strip(tensors, "model.").items()})
+        self.average.load(_strip(tensors, "average."), int(tensors["averaged_steps"]))
+        self._load_optimizer(_optimizer_slots(tensors))
         self.step, self.validated = progress["step"], progress["validated"]
         self.best, self.waited = progress["best"], progress["waited"]
         self.pieces = progress.get("pieces", 1)  # Older runs were never cut.
         if self.processes.is_first:
             self._point(folder, is_best=self.best.get("step") == self.step)
         return changed
+
+    def _load_optimizer(self, slots: dict[int, dict[str, Tensor]]) -> None:
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        for index, own in slots.items():
+            for name, value in own.items():
+                own[name] = as_spread(value, weights[index]) if value.ndim else value
+        state = self.optimizer.state_dict()
+        state["state"] = slots
+        self.optimizer.load_state_dict(state)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -283,11 +288,17 @@ class Run:
         self.folder.point("last", checkpoint)
 
 
-def connected(processes: Processes, precision_name: str) -> lightning_fabric.Fabric:
+def connected(processes: Processes, config: TrainConfig) -> lightning_fabric.Fabric:
     """Fabric on this process's device, in touch with the other processes."""
-    strategy = "auto" if processes.count == 1 else "ddp"
+    strategy: Any = "auto"
+    if processes.count > 1:
+        fsdp = ModelParallelStrategy(lambda module, mesh: shard(module, mesh["data_parallel"]), processes.count, 1)
+        strategy = fsdp if config.strategy == "fsdp" else "ddp"
     fabric = lightning_fabric.Fabric(
-        devices=processes.local, num_nodes=processes.nodes, strategy=strategy, precision=precision(precision_name)
+        devices=processes.local,
+        num_nodes=processes.nodes,
+        strategy=strategy,
+        precision=precision(config.precision),
     )
     fabric.launch()
     processes.device = fabric.device
