@@ -27,7 +27,7 @@ from .measure import Row, machine
 
 NAMES = (
     *("mask_loss", "predict_share", "maskformer", "detr", "catseg", "sam2"),
-    *("startup", "coco_panoptic", "check", "loader", "pack"),
+    *("training", "startup", "coco_panoptic", "check", "loader", "pack"),
 )
 PACKED = "oxford_pet_700"
 """The data set that `benchmarks.pack` reads."""

@@ -34,7 +34,7 @@ LAYERS = [
     | {"drawing", "maps", "visualize", "compare", "charts", "save", "result", "model", "heatmaps"},
     {"matcher", "criterion", "class_criterion", "vocabulary", "encoders", "datasets"},
     {"models"},
-    {"predict", "explain", "published", "checkpoint", "run_folder", "trace", "tiling"},
+    {"predict", "explain", "published", "checkpoint", "run_folder", "size_limit", "trace", "tiling"},
     {"evaluate", "report", "train", "overfit", "gallery", "doctor_text", "doctor_page", "demo", "export", "cluster"}
     | {"prompted_evaluation", "explain_page", "training_run", "run_record", "sharding"},
     {"cli", "cli_data", "cli_photos", "cli_prompts", "tables", "web", "__main__"},

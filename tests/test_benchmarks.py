@@ -116,7 +116,7 @@ def test_catseg_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     rows = catseg.rows(catseg.SMALL, few=3, rounds=1)
     check_fields(rows)
-    assert [row.unit for row in rows] == ["s", "MiB", "s", "%"]
+    assert [row.unit for row in rows] == ["s", "MiB", "s", "s", "%"]
     assert 0 < rows[-1].ours < 100
 
 

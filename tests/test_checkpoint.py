@@ -182,16 +182,40 @@ def test_failure_while_renaming_leaves_the_old_one(
 @pytest.mark.parametrize("renamed", [0, 1, 2])
 def test_killed_while_saving_the_folder_is_found_again(folder: Path, renamed: int) -> None:
     """What is on disk after a kill that no handler saw: before, between and after the two renames."""
-    place, before = folder.with_name(f".{folder.name}-abc"), listing(folder)
+    place, before = folder.with_name(f".{folder.name}-abcdefgh"), listing(folder)
     (place / "new").mkdir(parents=True)
     (place / "new" / "model.json").write_text("new")
     if renamed >= 1:
         folder.rename(place / "old")
     if renamed == 2:
         (place / "new").rename(folder)
+    else:
+        assert load(folder).labels == LABELS
     recover_folder(folder)
     assert listing(folder) == ({"model.json": b"new"} if renamed == 2 else before)
     assert [p.name for p in folder.parent.iterdir()] == ["copy"]
+
+
+def test_what_a_killed_process_left_of_another_folder_stays(model: SegmentationModel, folder: Path) -> None:
+    """``copy-large`` was being replaced; saving ``copy`` neither deletes what is left of it nor takes it."""
+    left = folder.with_name(f".{folder.name}-large-abcdefgh") / "old"
+    left.mkdir(parents=True)
+    (left / "model.json").write_text("precious")
+    save(model, folder)
+    folder.rename(folder.with_name("moved"))
+    recover_folder(folder)
+    assert (left / "model.json").read_text() == "precious"
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "a.b+"])
+def test_any_name_is_found_again(whole: Path, name: str) -> None:
+    place = whole.with_name(f".{name}-abcdefgh")
+    place.mkdir()
+    whole.rename(place / "old")
+    recover_folder(whole.with_name(name))
+    assert [path.name for path in whole.parent.iterdir()] == [name]
+    assert load(whole.with_name(name)).labels == LABELS
 
 
 def test_a_folder_of_other_things_is_never_replaced(model: SegmentationModel, tmp_path: Path) -> None:
@@ -296,6 +320,9 @@ def test_cards_that_are_none(folder: Path, text: str) -> None:
         ({"config": {"depth": 3}}, r"describes no model: .*copy .*depth"),
         ({"config": [1]}, r"describes no model"),
         ({"config": TINY | {"dim": -1}}, r"describes no model"),
+        ({"config": TINY | {"layers": 10**9}}, r"describes no model.*it describes a model that is far larger than"),
+        ({"config": TINY | {"queries": 10**8}}, r"describes no model"),
+        ({"sha256": 5}, r"cannot read the weights: .*the checksum is \w+\.\.\., not 5\.\.\."),
         ({"classes": []}, r"at least one class"),
         ({"classes": [{"name": "disc", "color": [0, 0, 0]}] * 2}, r"repeated: disc"),
         ({"classes": [{"name": "disc"}]}, r"describes no model: .*color"),

@@ -128,6 +128,23 @@ def test_void_counts_for_nothing() -> None:
         assert scores["kinds"]["box"]["per_class"]["cat"]["dice"] == pytest.approx(dice, abs=0.02)
 
 
+@pytest.mark.parametrize("shift", [0, 8, 20])
+def test_boxes_that_are_moved_score_what_they_still_cover(shift: int) -> None:
+    """The dog's box reaches the border of the photo, where it stops."""
+    scores = evaluate_prompts(Literal(), Rectangles(1), Protocol(("box",), shift=shift))["kinds"]["box"]["per_class"]
+    assert scores["cat"]["dice"] == pytest.approx((32 - shift) ** 2 / 32**2, abs=0.03)
+    # From 44 and 40 to 59 and 55; the photo ends at 63.
+    width, height = (min(63, last + shift) - first - shift + 1 for first, last in ((44, 59), (40, 55)))
+    both = max(0, 16 - shift) ** 2
+    assert scores["dog"]["dice"] == pytest.approx(2 * both / (max(0, width) * max(0, height) + 256), abs=0.06)
+
+
+def test_a_shift_has_a_direction() -> None:
+    with pytest.raises(UsageError) as error:
+        Protocol(shift=-1)
+    assert str(error.value) == "a setting is out of range: shift (-1 is below 0)."
+
+
 def test_clicks_go_where_the_answer_is_wrong() -> None:
     model = Literal(reach=2)
     scores = evaluate_prompts(model, Rectangles(1), Protocol(("click4",)))
@@ -288,12 +305,12 @@ def test_prompts_as_texts() -> None:
 
 
 def test_protocols_as_texts() -> None:
-    expected = Protocol(("box", "click5"), seed=3, by="component", least_area=50, only=("cat", "dog"))
-    texts: Sequence[str] = ("seed=3", "by=component", "least_area=50", "only=cat,dog")
+    expected = Protocol(("box", "click5"), seed=3, by="component", least_area=50, only=("cat", "dog"), shift=20)
+    texts: Sequence[str] = ("seed=3", "by=component", "least_area=50", "only=cat,dog", "shift=20")
     assert protocol_of("box,click5", texts) == expected
     for text in ("area=3", "seed=x", "by"):
         with pytest.raises(UsageError) as error:
             protocol_of("box", [text])
         if text != "by":
-            known = "seed, least_area, by, only"
+            known = "seed, least_area, shift, by, only"
             assert str(error.value) == f"unknown setting: --ask {text}. There are: {known}."

@@ -83,10 +83,13 @@ def test_texts_that_are_refused(text: str, message: str) -> None:
 # --- ranges ----------------------------------------------------------------------------------------------------------
 
 OUT_OF_RANGE = [
-    *[({name: 0}, f"{name} (0 is below 1)") for name in ("steps", "batch_size", "accumulate", "validate_every")],
+    *[({name: 0}, f"{name} (0 is below 1)") for name in ("steps", "batch_size", "accumulate", "keep")],
     ({"log_every": -5}, "log_every (-5 is below 1)"),
     *[({name: 1.5}, f"{name} (1.5 is not in 0..1)") for name in ("flip", "color", "grow_until", "final_lr", "ema")],
-    *[({name: -1}, f"{name} (-1 is below 0)") for name in ("lr", "weight_decay", "warmup", "clip", "patience")],
+    *[
+        ({name: -1}, f"{name} (-1 is below 0)")
+        for name in ("lr", "weight_decay", "warmup", "clip", "patience", "validate_every")
+    ],
     *[({name: -32}, f"{name} (-32 is below 0)") for name in ("image_side", "start_side", "max_val", "threads")],
     ({"flip": -0.1}, "flip (-0.1 is not in 0..1)"),
     ({"color": math.nan}, "color (nan is not in 0..1)"),

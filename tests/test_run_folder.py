@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +73,11 @@ def newer(folder: Path) -> None:
     write_manifest(folder, {"schema": 2})
 
 
+def no_file(folder: Path) -> None:
+    (folder / "b.bin").unlink()
+    (folder / "b.bin").mkdir()
+
+
 def no_json(folder: Path) -> None:
     (folder / "manifest.json").write_text("[]")
 
@@ -86,6 +93,7 @@ def no_json(folder: Path) -> None:
         (other_hash, "manifest.json was changed"),
         (newer, "a newer version wrote it (schema 2)"),
         (no_json, "manifest.json is damaged"),
+        (no_file, "b.bin is missing"),
     ],
 )
 def test_faults_of_a_folder(tmp_path: Path, damage: Callable[[Path], None], fault: str) -> None:
@@ -175,6 +183,73 @@ with run.locked():
     assert run.newest() == (None, [])
     with run.locked():
         assert list(run.checkpoints.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_does_not_count_as_one_that_is_kept(tmp_path: Path) -> None:
+    written(tmp_path, 2, 4)
+    flip(tmp_path / "checkpoints" / "00000004")
+    run = RunFolder(tmp_path, keep=2)
+    run.newest()
+    run.point("last", run.write(4, fill(), {}))
+    run.prune()
+    assert [path.name for path in run.found()] == ["00000004-2", "00000002"]
+
+
+def test_a_checkpoint_that_is_half_deleted_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(folder: Path, **_: Any) -> None:
+        (folder / "a.bin").unlink()
+        raise KeyboardInterrupt
+
+    run = written(tmp_path, 2, 4, 6, keep=3)
+    run.keep = 2
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run.prune()
+    assert [path.name for path in run.found()] == ["00000006", "00000004"]
+    with run.locked():
+        assert sorted(path.name for path in run.checkpoints.iterdir()) == ["00000004", "00000006"]
+
+
+def test_files_that_a_killed_process_began_are_swept_away(tmp_path: Path) -> None:
+    begun, own = tmp_path / f".{'0123456789abcdef' * 2}.partial", tmp_path / ".my.partial"
+    begun.touch()
+    own.touch()
+    with RunFolder(tmp_path).locked():
+        assert not begun.exists()
+        assert own.exists()
+
+
+def test_a_forked_process_does_not_hold_the_lock(tmp_path: Path) -> None:
+    """Loader processes live on for seconds after the training was killed."""
+    code = f"""
+import os, time
+from pathlib import Path
+from everymask.run_folder import RunFolder
+with RunFolder(Path({str(tmp_path)!r})).locked():
+    if not os.fork():
+        print(os.getpid(), flush=True)
+        os.kill(os.getppid(), 9)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        assert process.wait() == -signal.SIGKILL
+        try:
+            with RunFolder(tmp_path).locked():
+                os.kill(child, 0)  # It lives.
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(WriteError, match=r"cannot lock the folder: .* \(No locks available\)\. Give an --out"):
+        RunFolder(tmp_path).locked().__enter__()
 
 
 def test_the_lock_is_held_by_one(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from everymask.checkpoint import load
 from everymask.errors import UsageError
 from everymask.frames import FrameBatch, collate_frames, nothing
 from everymask.layers.memory import Memory
+from everymask.layers.prompt_decoder import STABLE
 from everymask.models import create_model
 from everymask.models.sam2 import PRESETS, Config, Model, convert, published
 from everymask.overfit import learn_step
@@ -27,7 +28,7 @@ from everymask.types import Batch, Letterbox, Sample, Segments
 from tests.scenes import LABELS
 from tests.test_sam2 import asked, own_normalization, peer_config, spread
 
-SMALL = dataclasses.replace(PRESETS["tiny"], dim=128, hidden_dim=64, memory=True)
+SMALL = dataclasses.replace(PRESETS["tiny"], dim=128, hidden_dim=64, memory=True, stable=STABLE)
 CLOSE = {"rtol": 0.0, "atol": 1e-4}
 
 
@@ -199,13 +200,19 @@ def test_a_published_video_folder_loads_as_it_is(pair: tuple[Model, Sam2VideoMod
         assert torch.equal(value, ours.state_dict()[name]), name
 
 
-def test_the_presets_are_the_published_sizes() -> None:
-    """By the parameters of `transformers`, of which one, never used, is a buffer here."""
+@pytest.mark.parametrize(
+    ("preset", "millions"), [("hiera-t", 38.9), ("hiera-s", 46.0), ("hiera-b+", 80.8), ("hiera-l", 224.4)]
+)
+def test_the_presets_are_the_published_sizes(preset: str, millions: float) -> None:
+    """By the parameters that SAM 2.1's own table gives, and by every name and shape of `transformers`."""
     with torch.device("meta"):
-        ours = create_model("sam2", "hiera-t", classes=["object"])
-        peer = Sam2VideoModel(Sam2VideoConfig())
-    count = {name: sum(p.numel() for p in m.parameters()) for name, m in (("ours", ours), ("peer", peer))}
-    assert count["ours"] == count["peer"] - 256
+        ours = create_model("sam2", preset, classes=["object"])
+        peer = Sam2VideoModel(video_config(ours.config))
+    shapes = {name: value.shape for name, value in ours.state_dict().items() if not name.startswith("normalize.")}
+    assert shapes == {name: value.shape for name, value in convert(peer.state_dict()).items()}
+    assert sum(p.numel() for p in ours.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+    own = {field.name: getattr(ours.config, field.name) for field in dataclasses.fields(Config)}
+    assert published(peer.config.to_dict(), {}) == Config(**own)
 
 
 # ---- training --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPModel, Siglip2Config, Siglip2Model, Sig
 from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 
 from everymask.encoders import clip, siglip
-from everymask.encoders.siglip import SiglipTowers, TowerSizes, choose_trained, guidance_depths
+from everymask.encoders.towers import TowerSizes, choose_trained, guidance_depths
 from everymask.errors import UsageError
 
 TEXT = {
@@ -51,7 +51,7 @@ def reference(kind: str) -> Any:
 def towers(kind: str, model: Any) -> Any:
     """Ours, with those weights."""
     module = clip if kind == "clip" else siglip
-    own = (clip.ClipTowers if kind == "clip" else SiglipTowers)(module.published_sizes(model.config.to_dict()))
+    own = module.Towers(module.published_sizes(model.config.to_dict()))
     own.load_state_dict(module.from_transformers(model.state_dict()))
     return own.eval()
 

@@ -67,6 +67,7 @@ def test_a_class_keeps_its_colour_in_every_list() -> None:
         (["cat, "], "a class has no name: classes ('cat, ' is empty). Leave it out."),
         (["cat", "dog", "cat"], "a class is given twice: classes (cat). Give it once."),
         (["cat", "cat, kitten"], "a class is given twice: classes (cat). Give it once."),
+        (["Cat", "cat"], "a class is given twice: classes (cat). Give it once."),
         ([3], "a class is a word: classes (3 is none)."),
         (
             "cat",
@@ -218,7 +219,7 @@ def test_while_the_tower_learns_nothing_is_remembered() -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_memory, "MOST_CLASSES", 3)
+    monkeypatch.setattr(text_memory, "MOST_BYTES", 3 * 6 * 4)
     tower, remembering = Tower(), encoder()
     for names in (["a", "b"], ["c", "d"], ["c", "d", "e", "f"]):
         torch.testing.assert_close(features(remembering, tower, names), features(encoder(), tower, names))
@@ -238,7 +239,7 @@ def test_long_lists_are_kept_on_disk(own_cache: Path) -> None:
     assert len(list((own_cache / "texts").iterdir())) == 1
 
 
-@pytest.mark.parametrize("change", ["weights", "words", "template", "synonyms"])
+@pytest.mark.parametrize("change", ["weights", "words", "template", "synonyms", "ensemble"])
 def test_files_are_of_one_tower_and_list(own_cache: Path, change: str) -> None:
     tower = Tower()
     features(encoder(), tower, MANY)
@@ -249,9 +250,9 @@ def test_files_are_of_one_tower_and_list(own_cache: Path, change: str) -> None:
         names[5] = "else"
     elif change == "template":
         prompts = ("the {}",)
-    else:
+    elif change == "synonyms":
         names = [*MANY[:-2], f"{MANY[-2]}, {MANY[-1]}"]  # The same ids in all.
-    again = encoder(prompts)
+    again = encoder(prompts, "channels" if change == "ensemble" else "mean")
     found = features(again, other, names)
     assert again.memory.encoded == len(names)
     assert len(list((own_cache / "texts").iterdir())) == 2
@@ -294,6 +295,9 @@ def test_names_of_weights_are_of_their_content() -> None:
     assert content_name(tower) == content_name(copy.deepcopy(tower))
     halved = copy.deepcopy(tower).half()
     assert content_name(halved) != content_name(tower)
+    one, two = nn.MultiheadAttention(4, 1), nn.MultiheadAttention(4, 2)
+    two.load_state_dict(one.state_dict())
+    assert content_name(one) == content_name(copy.deepcopy(one).eval()) != content_name(two)
     assert isinstance(copy.deepcopy(TextMemory()), TextMemory)
 
 

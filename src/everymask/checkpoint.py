@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from .manifest import faults_of, file_hash, write_manifest
 from .model import SegmentationModel
 from .models import model_module, model_name
 from .published import build_published, find_published
+from .size_limit import sized_like
 
 SCHEMA = 1
 BUNDLED = Path(__file__).parent / "weights"
@@ -59,8 +63,9 @@ def load(source: str | Path, device: str = "cpu") -> SegmentationModel:
         folder = folder or find_model(source)
         check_whole(folder)
         card = read_card(folder)
-        model = _build(card, folder)
-        load_weights(model, read_tensors(folder / "model.safetensors", card.get("sha256")), folder)
+        tensors = read_tensors(folder / "model.safetensors", card.get("sha256"))
+        model = _build(card, tensors, folder)
+        load_weights(model, tensors, folder)
         model.read_extras(folder)
         model.card = card
     # Channels last is the faster memory order of convolutions on CPUs and GPUs alike.
@@ -75,8 +80,12 @@ def check_whole(folder: Path) -> None:
 
 
 def find_own(source: str | Path) -> Path | None:
-    """The folder of a bundled name, a checkpoint folder or a run folder (its best, else its last)."""
-    places = (BUNDLED / str(source), Path(source), Path(source) / "best", Path(source) / "last")
+    """The folder of a bundled name, a checkpoint folder or a run folder (its best, else its last).
+
+    A checkpoint that a process was about to replace when it was killed is found where that put it.
+    """
+    given = Path(source)
+    places = chain((BUNDLED / str(source), given, given / "best", given / "last"), (p / "old" for p in _places(given)))
     return next((folder for folder in places if (folder / "model.json").is_file()), None)
 
 
@@ -103,20 +112,20 @@ def read_card(folder: Path) -> dict[str, Any]:
                 "a newer version wrote this checkpoint", where=folder, why=why, fix="Upgrade everymask."
             )
         missing = {"model", "config", "classes"} - set(card)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise CheckpointError("cannot read model.json", where=folder, why=f"{type(error).__name__}: {error}") from error
     if missing:
         raise CheckpointError("model.json is incomplete", where=folder, why=f"lacks {', '.join(sorted(missing))}")
     return card
 
 
-def _build(card: Mapping[str, Any], folder: Path) -> SegmentationModel:
-    """The model of a card, with random weights."""
+def _build(card: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> SegmentationModel:
+    """The model of a card, with random weights, about as large as `tensors`."""
     try:
         module = model_module(card["model"])
-        model: SegmentationModel = module.Model(
-            config_from_json(module, card["config"]), LabelMap.from_json(card["classes"])
-        )
+        config, labels = config_from_json(module, card["config"]), LabelMap.from_json(card["classes"])
+        with sized_like(tensors):
+            model: SegmentationModel = module.Model(config, labels)
     except Exception as error:  # Wrong values make a constructor fail in nearly every way there is.
         why = str(error) if isinstance(error, EverymaskError) else f"{type(error).__name__}: {error}"
         raise CheckpointError("model.json describes no model", where=folder, why=why, fix=COPY_AGAIN) from error
@@ -136,7 +145,8 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """
     try:
         if sha256 and sha256 != file_hash(path):
-            raise ValueError(f"the checksum is {file_hash(path)[:12]}..., not {sha256[:12]}...: damaged or exchanged")
+            wanted = str(sha256)[:12]
+            raise ValueError(f"the checksum is {file_hash(path)[:12]}..., not {wanted}...: damaged or exchanged")
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         why = str(error) or type(error).__name__
@@ -262,7 +272,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         recover_folder(folder)
-        prefix = f".{folder.name}-"
+        prefix = f".{folder.name}-"  # And eight characters, as `_places` knows them.
         with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as place:
             _exchange(folder, Path(place), write)
     except (OSError, SafetensorError) as error:
@@ -292,10 +302,17 @@ def _exchange(folder: Path, place: Path, write: Callable[[Path], None]) -> None:
 def recover_folder(folder: Path) -> None:
     """Clear away what a process that was killed within `replace_folder` left: put `folder` back if it was between the
     two renames, drop what it had begun to write."""
-    for place in folder.parent.glob(f".{folder.name}-*"):
+    for place in _places(folder):
         if (place / "old").is_dir() and not folder.exists():
             os.rename(place / "old", folder)
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    """Where `replace_folder` keeps what it has begun; those of ``model`` are not those of ``model-large``."""
+    name = re.compile(rf"\.{re.escape(folder.name)}-[a-z0-9_]{{8}}")
+    with suppress(OSError):
+        yield from [path for path in folder.parent.iterdir() if name.fullmatch(path.name)]
 
 
 def save_training(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
@@ -317,6 +334,6 @@ def load_training(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if missing or not isinstance(progress, dict):
             raise ValueError(f"training.json lacks {', '.join(sorted(missing)) or 'everything'}")
         return read_tensors(folder / "training.safetensors", progress.get("sha256")), progress
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, RecursionError) as error:
         fix = "Move this folder away to begin anew; best/ may still be whole."
         raise CheckpointError("cannot read the training state", where=folder, why=str(error), fix=fix) from error

@@ -55,7 +55,8 @@ def protocol_of(prompts: str, settings: Sequence[str]) -> Protocol:
     Raises:
         UsageError: there is no such kind of prompt or setting.
     """
-    kinds: dict[str, Callable[[str], Any]] = {"seed": int, "least_area": int, "by": str, "only": _names}
+    kinds: dict[str, Callable[[str], Any]] = dict.fromkeys(("seed", "least_area", "shift"), int)
+    kinds |= {"by": str, "only": _names}
     values: dict[str, Any] = {}
     for text in settings:
         key, _, value = text.partition("=")

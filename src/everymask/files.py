@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import WriteError
+
+PARTIAL_FILE = re.compile(r"\.[0-9a-f]{32}\.partial")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -22,15 +26,31 @@ def write_bytes(path: Path, data: bytes) -> None:
     # Next to the target, because a rename is atomic only within one file system; by chance, for parallel writers.
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        why, fix = error.strerror or str(error), "Check the folder, its permissions and the free space."
-        raise WriteError("cannot write a file", where=path, why=why, fix=fix) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            os.replace(partial, path)
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of the system come out as a `WriteError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        why, fix = error.strerror or str(error), "Check the folder, its permissions and the free space."
+        raise WriteError("cannot write a file", where=path, why=why, fix=fix) from error
+
+
+def sweep_partial_files(folder: Path) -> None:
+    """Delete what processes that were killed within `write_bytes` left in a folder that nobody else writes to now."""
+    for path in folder.iterdir():
+        if PARTIAL_FILE.fullmatch(path.name):
+            with suppress(OSError):
+                path.unlink()
 
 
 def sync_file(path: Path) -> None:

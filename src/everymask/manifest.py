@@ -45,11 +45,14 @@ def faults_of(folder: Path) -> list[str]:
 
 
 def _file_fault(path: Path, facts: dict[str, Any]) -> str:
-    if not path.is_file():
-        return f"{path.name} is missing"
-    if path.stat().st_size != facts["bytes"]:
-        return f"{path.name} has {path.stat().st_size:,} of {facts['bytes']:,} bytes"
-    return "" if file_hash(path) == facts["sha256"] else f"{path.name} was changed"
+    try:
+        if not path.is_file():
+            return f"{path.name} is missing"
+        if path.stat().st_size != facts["bytes"]:
+            return f"{path.name} has {path.stat().st_size:,} of {facts['bytes']:,} bytes"
+        return "" if file_hash(path) == facts["sha256"] else f"{path.name} was changed"
+    except OSError as error:
+        return f"{path.name}: {error.strerror or error}"
 
 
 def file_hash(path: Path) -> str:

@@ -53,7 +53,7 @@ class TrainConfig:
         strategy: of several processes: "ddp" keeps the whole model in each, "fsdp" spreads weights, gradients and
             optimizer over them (FSDP2), for models that one device cannot hold.
         precision: Fabric's name ("32-true", "bf16-mixed", ...); "auto" is bf16 where the device has it.
-        validate_every: steps between validations.
+        validate_every: steps between validations, each with a checkpoint; 0 is once through the data.
         validate_side: side of validation images; 0 takes `image_side`. Larger where training sees crops.
         task: what validation scores: "semantic", "instance", "panoptic" or, of systems that are told by clicks and
             boxes, "prompted".
@@ -113,7 +113,7 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "frames", "validate_every", "keep", "log_every"):
+        for name in ("steps", "batch_size", "accumulate", "frames", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise UsageError("a setting is out of range", where=name, why=f"{getattr(self, name)} is below 1")
         for name in (
@@ -131,6 +131,7 @@ class TrainConfig:
             "skip",
             "stretch",
             "views",
+            "validate_every",
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError("a setting is out of range", where=name, why=f"{getattr(self, name)} is below 0")

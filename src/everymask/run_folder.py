@@ -19,15 +19,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
 from .errors import CheckpointError, TrainingError, WriteError
-from .files import sync_folder
+from .files import sweep_partial_files, sync_folder
 from .manifest import faults_of, write_manifest
 
 PARTIAL = ".partial-"
+
+_held: set[BinaryIO] = set()
+"""Lock files of this process."""
 
 
 class RunFolder:
@@ -41,6 +44,7 @@ class RunFolder:
     def __init__(self, out: Path, keep: int = 2) -> None:
         self.out, self.keep = out, keep
         self.checkpoints = out / "checkpoints"
+        self._damaged: list[Path] = []  # As `newest` found them.
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -52,19 +56,35 @@ class RunFolder:
         """
         with self._lock_file() as file:
             _lock(file, self.out)
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-            for partial in self.checkpoints.glob(f"{PARTIAL}*"):
-                shutil.rmtree(partial, ignore_errors=True)
-            yield
+            _held.add(file)
+            try:
+                self._sign(file)
+                self._sweep()
+                yield
+            finally:
+                _held.discard(file)
 
-    def _lock_file(self) -> TextIO:
+    def _lock_file(self) -> BinaryIO:
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            return (self.out / "lock").open("a+")
+            sync_folder(self.out.parent)
+            # Without a buffer: what cannot be written is refused now, not when the file is closed.
+            return (self.out / "lock").open("a+b", buffering=0)
         except OSError as error:
             raise _refused(self.out, error) from error
+
+    def _sign(self, file: BinaryIO) -> None:
+        """Who holds it, for the message to others."""
+        try:
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
+        except OSError as error:
+            raise _refused(self.out, error) from error
+
+    def _sweep(self) -> None:
+        for partial in self.checkpoints.glob(f"{PARTIAL}*"):
+            shutil.rmtree(partial, ignore_errors=True)
+        sweep_partial_files(self.out)
 
     def write(self, step: int, fill: Callable[[Path], None], facts: dict[str, Any]) -> Path:
         """A new checkpoint, on the disk when this returns.
@@ -114,12 +134,21 @@ class RunFolder:
             raise _refused(link, error) from error
 
     def prune(self) -> None:
-        """Delete all but the newest checkpoints and those that `last` and `best` are."""
-        pointed = {(self.out / name).resolve() for name in ("last", "best")}
-        for checkpoint in self.found()[self.keep :]:
-            if checkpoint.resolve() not in pointed:
-                with suppress(OSError):  # One too many does no harm.
-                    shutil.rmtree(checkpoint)
+        """Delete all but the newest checkpoints and those that `last` and `best` are; damaged ones do not count."""
+        found = self.found()
+        kept = {path.resolve() for path in (self.out / "last", self.out / "best")}
+        kept |= {path.resolve() for path in [path for path in found if path not in self._damaged][: self.keep]}
+        for checkpoint in found:
+            if checkpoint.resolve() not in kept:
+                self._delete(checkpoint)
+
+    def _delete(self, checkpoint: Path) -> None:
+        """Its name goes first, in one step: what has the name of a checkpoint is whole at any moment."""
+        gone = self.checkpoints / f"{PARTIAL}{checkpoint.name}"
+        with suppress(OSError):  # One too many does no harm.
+            os.rename(checkpoint, gone)
+            sync_folder(self.checkpoints)
+            shutil.rmtree(gone)
 
     def found(self) -> list[Path]:
         """All checkpoints, the newest first, whether whole or not."""
@@ -133,10 +162,12 @@ class RunFolder:
             CheckpointError: there are checkpoints, and none of them is whole.
         """
         complaints: list[str] = []
+        self._damaged = []
         for checkpoint in self.found():
             faults = faults_of(checkpoint)
             if not faults:
                 return checkpoint, complaints
+            self._damaged.append(checkpoint)
             complaints.append(f"{checkpoint.name}: {'; '.join(faults[:3])}")
         if complaints:
             fix = "Move this folder away to begin anew."
@@ -149,7 +180,7 @@ def _order(checkpoint: Path) -> tuple[int, int]:
     return (int(step) if step.isdigit() else -1), (int(repeat) if repeat.isdigit() else 1)
 
 
-def _lock(file: Any, out: Path) -> None:
+def _lock(file: BinaryIO, out: Path) -> None:
     """Hold `file` until it is closed, or this process ends in whatever way."""
     try:
         import fcntl
@@ -157,11 +188,25 @@ def _lock(file: Any, out: Path) -> None:
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         file.seek(0)
-        why = f"process {file.read().strip() or 'unknown'} holds {out / 'lock'}"
+        why = f"process {file.read().decode(errors='replace').strip() or 'unknown'} holds {out / 'lock'}"
         fix = "Wait for it, stop it, or give another --out."
         raise TrainingError("another training runs in this folder", where=out, why=why, fix=fix) from error
+    except OSError as error:  # Some network file systems have no locks.
+        fix = "Give an --out on a file system that has locks."
+        raise WriteError("cannot lock the folder", where=out, why=error.strerror or str(error), fix=fix) from error
+
+
+def _leave_locks() -> None:
+    """A forked process holds every lock of its parent too: loader processes would, until they notice that it died."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks)
 
 
 def _refused(place: Path, error: Exception) -> WriteError:

@@ -66,7 +66,7 @@ def train(
     if side % 32:
         raise UsageError("a setting is out of range", where="image_side", why=f"{side} is not n x 32")
     processes = Processes.of_environment()
-    run = Run(model, config, Path(out), processes)
+    run = Run(model, config, Path(out), processes, len(dataset))
     with processes.watched(), run.alone(), stop_requests() as stop:
         changed = run.resume(allow_change)
         if config.views:
@@ -113,7 +113,7 @@ def _steps(run: Run, batches: Iterator[Batch], chosen: Dataset | None, report: R
         parts = [next(batches) for _ in range(run.config.accumulate)]
         if run.step == 0:
             report.samples(parts[0])
-        report.step(run.step + 1, run.train_step(parts), images=sum(map(len, parts)))
+        report.step(run.step + 1, run.train_step(parts), images=sum(map(len, parts)) * run.processes.count)
 
 
 class _Stopped(Exception):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -53,9 +54,15 @@ class Run:
     """State of one training, the same in each of its processes."""
 
     def __init__(
-        self, model: SegmentationModel, config: TrainConfig, out: Path, processes: Processes | None = None
+        self,
+        model: SegmentationModel,
+        config: TrainConfig,
+        out: Path,
+        processes: Processes | None = None,
+        samples: int = 1,
     ) -> None:
         self.config, self.out, self.processes = config, out, processes or Processes()
+        self.samples = samples  # In the training data.
         if config.threads:
             torch.set_num_threads(config.threads)
         if config.freeze:
@@ -76,6 +83,17 @@ class Run:
         self.pieces = 1  # That each batch is cut into for want of memory.
         self.complaints: list[str] = []
         self.best: dict[str, Any] = {}
+        self.loss, self._began = math.nan, time.perf_counter()
+
+    @property
+    def epoch(self) -> int:
+        """How often the data were gone through."""
+        return self.step * self._images // self.samples
+
+    @property
+    def _images(self) -> int:
+        """Of one step, in all processes."""
+        return self.config.batch_size * self.config.accumulate * self.processes.count
 
     @property
     def spread(self) -> bool:
@@ -139,7 +157,8 @@ class Run:
         self.average.update(self.model)
         self.step += 1
         terms = self.processes.averaged(terms)
-        return {"loss": sum(terms.values()), **terms, "gradient": norm, "lr": rate}
+        self.loss = sum(terms.values())
+        return {"loss": self.loss, **terms, "gradient": norm, "lr": rate}
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         try:
@@ -193,7 +212,8 @@ class Run:
     @property
     def unvalidated(self) -> bool:
         """Whether a validation is due after this step and has not been."""
-        due = self.step % self.config.validate_every == 0 or self.step == self.config.steps
+        every = self.config.validate_every or math.ceil(self.samples / self._images)
+        due = self.step % every == 0 or self.step == self.config.steps
         return due and self.validated < self.step
 
     def save(self) -> None:
@@ -219,6 +239,9 @@ class Run:
     def _progress(self) -> dict[str, Any]:
         return {
             "step": self.step,
+            "epoch": self.epoch,
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "seconds": round(time.perf_counter() - self._began, 1),
             "validated": self.validated,
             "best": self.best,
             "waited": self.waited,
@@ -261,7 +284,8 @@ class Run:
         self._load_optimizer(_optimizer_slots(tensors))
         self.step, self.validated = progress["step"], progress["validated"]
         self.best, self.waited = progress["best"], progress["waited"]
-        self.pieces = progress.get("pieces", 1)  # Older runs were never cut.
+        self.pieces = progress.get("pieces", 1)  # Older runs were never cut, and did not say how long they took.
+        self._began = time.perf_counter() - progress.get("seconds", 0.0)
         if self.processes.is_first:
             self._point(folder, is_best=self.best.get("step") == self.step)
         return changed

@@ -75,7 +75,8 @@ def words(classes: LabelMap | Iterable[str] | str) -> LabelMap:
     labels = [label for entry in classes for label in _entry(entry)]
     if not labels:
         raise UsageError("there is no class to look for", where="classes", fix="Give one word or more.")
-    repeated = [name for name, count in Counter(label.name for label in labels).items() if count > 1]
+    # Most text towers are told all in lower case.
+    repeated = [name for name, count in Counter(label.name.casefold() for label in labels).items() if count > 1]
     if repeated:
         raise UsageError("a class is given twice", where="classes", why=", ".join(repeated[:8]), fix="Give it once.")
     return LabelMap(tuple(labels))

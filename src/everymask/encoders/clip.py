@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..layers.aggregation import DenseFeatures
-from .siglip import TowerSizes, check_activations, guidance_depths
+from .towers import TowerSizes, check_activations, guidance_depths
 
 END = 2
 """`eos_token_id` of the published text towers: it makes `transformers` take the highest id of a text as its end."""
@@ -19,7 +19,7 @@ END = 2
 MEAN, STD = (122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.6321579, 70.3231630)
 
 
-class ClipTowers(nn.Module):
+class Towers(nn.Module):
     """Image and text tower. Names of parameters are those of `CLIPModel`, without the scale of the contrastive loss."""
 
     lowercase = False  # Its tokenizers do that.
@@ -87,22 +87,7 @@ def published_sizes(config: dict[str, Any]) -> TowerSizes:
     whole: Any = CLIPConfig.from_dict(config)
     image, text = whole.vision_config, whole.text_config
     check_activations("quick_gelu", image, text)
-    return TowerSizes(
-        kind="clip",
-        patch=image.patch_size,
-        positions=image.image_size // image.patch_size,
-        width=image.hidden_size,
-        depth=image.num_hidden_layers,
-        heads=image.num_attention_heads,
-        hidden=image.intermediate_size,
-        text_width=text.hidden_size,
-        text_depth=text.num_hidden_layers,
-        text_heads=text.num_attention_heads,
-        text_hidden=text.intermediate_size,
-        text_length=text.max_position_embeddings,
-        tokens=text.vocab_size,
-        space=whole.projection_dim,
-    )
+    return TowerSizes.of("clip", image, text, image.image_size // image.patch_size, whole.projection_dim)
 
 
 def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:

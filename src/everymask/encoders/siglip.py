@@ -11,9 +11,7 @@ shape. Here both get images of whole patches, and positions are interpolated as 
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,60 +19,12 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, UsageError
 from ..layers.aggregation import DenseFeatures
-from ..layers.lora import add_lora
+from .towers import TowerSizes, check_activations, guidance_depths
 
-Kind = Literal["siglip", "naflex", "clip"]
-Trained = Literal["attention", "full", "frozen", "lora"]
-
-
-@dataclass(frozen=True)
-class TowerSizes:
-    """Of an image tower and its text tower.
-
-    Attributes:
-        kind: "siglip" has a fixed resolution, "naflex" has not, "clip" is the older family, see `encoders.clip`.
-        patch: pixels a side.
-        positions: patches a side of the table of positions: that of the images the tower was made for.
-        width, depth, heads, hidden: of the image tower.
-        text_width, text_depth, text_heads, text_hidden: of the text tower.
-        text_length: tokens of a text, padding included.
-        tokens: size of the vocabulary.
-        space: width of the space that images and texts share.
-    """
-
-    kind: Kind
-    patch: int
-    positions: int
-    width: int
-    depth: int
-    heads: int
-    hidden: int
-    text_width: int
-    text_depth: int
-    text_heads: int
-    text_hidden: int
-    text_length: int
-    tokens: int
-    space: int
-
-    def shared(self, part: Literal["image", "text"]) -> dict[str, Any]:
-        """Settings of a tower that have the same names in all of `transformers`."""
-        prefix = "" if part == "image" else "text_"
-        width, depth, heads, hidden = (getattr(self, prefix + key) for key in ("width", "depth", "heads", "hidden"))
-        return {
-            "hidden_size": width,
-            "num_hidden_layers": depth,
-            "num_attention_heads": heads,
-            "intermediate_size": hidden,
-        }
+MEAN, STD = (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)
 
 
-def guidance_depths(depth: int) -> tuple[int, int]:
-    """How many layers a patch has passed where `DenseFeatures.early` and `middle` are taken: 4 and 8 of 12."""
-    return max(1, depth // 3), max(1, 2 * depth // 3)
-
-
-class SiglipTowers(nn.Module):
+class Towers(nn.Module):
     """Image and text tower.
 
     Names of parameters are those of `SiglipModel` and `Siglip2Model`, without the scale and bias of the contrastive
@@ -177,6 +127,9 @@ def _model(sizes: TowerSizes) -> Any:
         "vocab_size": sizes.tokens,
         "max_position_embeddings": sizes.text_length,
         "projection_size": sizes.space,
+        # Of no use to a tower that reads its last token, and by default beyond small vocabularies.
+        "bos_token_id": None,
+        "eos_token_id": None,
     }
     image = sizes.shared("image") | {"patch_size": sizes.patch}
     if sizes.kind == "naflex":
@@ -195,55 +148,10 @@ def published_sizes(config: dict[str, Any]) -> TowerSizes:
     image, text = whole.vision_config, whole.text_config
     check_activations("gelu_pytorch_tanh", image, text)
     positions = round(image.num_patches**0.5) if naflex else image.image_size // image.patch_size
-    return TowerSizes(
-        kind="naflex" if naflex else "siglip",
-        patch=image.patch_size,
-        positions=positions,
-        width=image.hidden_size,
-        depth=image.num_hidden_layers,
-        heads=image.num_attention_heads,
-        hidden=image.intermediate_size,
-        text_width=text.hidden_size,
-        text_depth=text.num_hidden_layers,
-        text_heads=text.num_attention_heads,
-        text_hidden=text.intermediate_size,
-        text_length=text.max_position_embeddings,
-        tokens=text.vocab_size,
-        space=text.projection_size,
-    )
-
-
-def check_activations(known: str, *towers: Any) -> None:
-    """Raise `ValueError` unless all towers have the activation function that they have here."""
-    if odd := [tower.hidden_act for tower in towers if tower.hidden_act != known]:
-        raise ValueError(f"hidden_act is {odd[0]}, known is {known}")
+    return TowerSizes.of("naflex" if naflex else "siglip", image, text, positions, text.projection_size)
 
 
 def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of `SiglipModel` or `Siglip2Model` without those of the contrastive loss and numbers counted anew."""
     unused = ("logit_scale", "logit_bias", "position_ids")
     return {name: value for name, value in state.items() if not name.endswith(unused)}
-
-
-LEARNING = {
-    "full": "",
-    "attention": r"\.[qv]_proj\.weight$",
-    "lora": r"\.lora_(down|up)$",
-    "frozen": r"(?!)",
-}
-"""Patterns of the names of the parameters that learn."""
-
-
-def choose_trained(towers: Any, trained: Trained, rank: int) -> None:
-    """Let learn all of the towers, their query and value projections, low-rank updates to these, or nothing.
-
-    Args:
-        towers: of SigLIP or CLIP.
-        rank: of the updates.
-    """
-    if trained == "lora":
-        add_lora(towers, ("q_proj", "v_proj"), rank)
-    for name, parameter in towers.named_parameters():
-        parameter.requires_grad_(re.search(LEARNING[trained], name) is not None)
-    for parameter in towers.untrained():
-        parameter.requires_grad_(False)

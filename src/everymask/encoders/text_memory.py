@@ -24,8 +24,8 @@ from ..files import write_bytes
 Texts = tuple[str, ...]
 """All texts of one class."""
 
-MOST_CLASSES = 20_000
-"""Classes remembered; all are forgotten when there are more."""
+MOST_BYTES = 256 << 20
+"""Size of the features remembered; beyond it, only those of the last list are."""
 
 LEAST_ON_DISK = 64
 """Texts from which on a file pays: fewer are encoded in less time than the weights are read for their name."""
@@ -52,6 +52,7 @@ class TextMemory:
         classes: Sequence[Texts],
         tokenize: Callable[[Sequence[Texts]], Tensor],
         encode: Callable[[Sequence[Texts], Tensor], Tensor],
+        form: str = "",
     ) -> Tensor:
         """[T, P, D] of all classes, encoding only those not known.
 
@@ -59,17 +60,16 @@ class TextMemory:
             tower: that `encode` uses.
             tokenize: ids [n, length] of all texts of some classes.
             encode: features [T, P, D] of some classes, given the ids of their texts.
+            form: of the features, where the same texts may be given in several; always the same for one memory.
         """
         self._check_version(tower)
-        missing = [texts for texts in dict.fromkeys(classes) if texts not in self._found]
-        if missing:
-            if len(self._found) + len(missing) > MOST_CLASSES:
-                self._found.clear()
-                missing = list(dict.fromkeys(classes))
-            ids = tokenize(missing)
-            features = self._from_disk(tower, missing, ids, encode)
-            self._found |= dict(zip(missing, features, strict=True))
-        return torch.stack([self._found[texts] for texts in classes])
+        known = self._found
+        if missing := [texts for texts in dict.fromkeys(classes) if texts not in known]:
+            features = self._from_disk(tower, missing, tokenize(missing), encode, form)
+            known = known | dict(zip(missing, features, strict=True))
+            size = sum(own.numel() * own.element_size() for own in known.values())
+            self._found = known if size <= MOST_BYTES else {texts: known[texts] for texts in classes}
+        return torch.stack([known[texts] for texts in classes])
 
     def _check_version(self, tower: nn.Module) -> None:
         version = weights_version(tower)
@@ -77,8 +77,10 @@ class TextMemory:
             self._found.clear()
             self._version, self._name = version, None
 
-    def _from_disk(self, tower: nn.Module, classes: Sequence[Texts], ids: Tensor, encode: Any) -> Sequence[Tensor]:
-        path = self._path(tower, classes, ids) if len(ids) >= LEAST_ON_DISK else None
+    def _from_disk(
+        self, tower: nn.Module, classes: Sequence[Texts], ids: Tensor, encode: Any, form: str
+    ) -> Sequence[Tensor]:
+        path = self._path(tower, classes, ids, form) if len(ids) >= LEAST_ON_DISK else None
         features = _read(path, ids.device, len(classes)) if path else None
         if features is None:
             self.encoded += len(classes)
@@ -88,11 +90,11 @@ class TextMemory:
         # Copies, so that no class keeps the memory of a whole list alive.
         return [own.clone() for own in features]
 
-    def _path(self, tower: nn.Module, classes: Sequence[Texts], ids: Tensor) -> Path:
-        """Named after the weights, the ids and how many texts each class has."""
+    def _path(self, tower: nn.Module, classes: Sequence[Texts], ids: Tensor, form: str) -> Path:
+        """Named after the weights, the form, the ids and how many texts each class has."""
         self._name = self._name or content_name(tower)
         digest = hashlib.blake2b(self._name.encode(), digest_size=20)
-        digest.update(repr([len(texts) for texts in classes]).encode())
+        digest.update(repr((form, [len(texts) for texts in classes])).encode())
         digest.update(ids.cpu().contiguous().numpy().data)
         return cache_folder() / "texts" / f"{digest.hexdigest()}.safetensors"
 
@@ -111,8 +113,12 @@ def cache_folder() -> Path:
 
 
 def content_name(tower: nn.Module) -> str:
-    """Fingerprint of a module's type and weights."""
-    digest = hashlib.blake2b(repr(type(tower)).encode(), digest_size=20)
+    """Fingerprint of what a module computes: the types, settings (such as a number of heads) and weights in it."""
+    digest = hashlib.blake2b(digest_size=20)
+    for name, part in tower.named_modules():
+        settings = {key: value for key, value in vars(part).items() if isinstance(value, int | float | str)}
+        own = sorted((key, value) for key, value in settings.items() if key != "training" and not key.startswith("_"))
+        digest.update(f"{name} {type(part).__name__} {own}".encode())
     for name, value in tower.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

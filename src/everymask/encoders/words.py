@@ -72,7 +72,7 @@ class WordEncoder:
         if torch.is_grad_enabled() and any(p.requires_grad for p in parts.parameters()):
             return encode(classes, tokenize(classes))
         with torch.no_grad():
-            return self.memory.get(parts, classes, tokenize, encode)
+            return self.memory.get(parts, classes, tokenize, encode, f"{self.ensemble} of {len(self.templates)}")
 
     def texts(self, label: Label) -> Texts:
         """All prompts of a class, template by template."""

@@ -1,4 +1,4 @@
-"""Prompt encoder and mask decoder of SAM 2: the modules of `transformers`, run so that all candidates come out.
+"""Prompt encoder and mask decoder of SAM 2: the weights of `transformers`, run so that all candidates come out.
 
 Of the four masks that the decoder makes for an object, the first is for prompts that leave no doubt, the other three
 are for a single click, which may mean a whole, a part or a part of that.
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from transformers.models.sam2.configuration_sam2 import Sam2MaskDecoderConfig, Sam2PromptEncoderConfig
 from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder, Sam2PositionalEmbedding, Sam2PromptEncoder
 
-CHUNK = 16
-"""Objects that go through the decoder together at inference: a mask embedding takes 8 MiB for each."""
+from .two_way import in_blocks, two_way, upscaled_masks
+
+CHUNK = 4
+"""Objects that go through the decoder together at inference. Larger maps would leave the caches, and take longer."""
 
 ABSENT = -1024.0
 """Mask logit of an object that is thought not to be in the frame."""
@@ -25,7 +27,7 @@ SURE = 32.0
 """Mask logits that are fed back are cut at + and - this, as SAM 2's predictors do."""
 
 STABLE, DELTA = 0.98, 0.05
-"""The first mask counts as sure if its area hardly depends on the threshold: areas at + and - `DELTA` agree so far."""
+"""The first mask is stable if its area hardly depends on the threshold: areas at + and - `DELTA` agree so far."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +63,15 @@ class Candidates:
         """int64 [O]: the candidate of highest predicted IoU among those that fit the prompt."""
         return torch.where(self.ambiguous, self._best_of_three(), 0)
 
-    def trusted(self) -> Tensor:
-        """int64 [O]: `likely`, but the best of the other three where the first is unstable, as SAM 2 infers."""
+    def trusted(self, stable: float = STABLE) -> Tensor:
+        """int64 [O]: `likely`, but the best of the other three where the first is unstable, as SAM 2 infers.
+
+        Args:
+            stable: least share of the first mask's area that stays at a higher threshold; 0 always takes the first.
+        """
         flat = self.logits[:, 0].flatten(1)
         inner, outer = (flat > DELTA).sum(1), (flat > -DELTA).sum(1)
-        unstable = (outer > 0) & (inner.float() / outer.clamp(min=1) < STABLE)
+        unstable = (outer > 0) & (inner.float() / outer.clamp(min=1) < stable)
         return torch.where(self.ambiguous | unstable, self._best_of_three(), 0)
 
     def _best_of_three(self) -> Tensor:
@@ -79,6 +85,33 @@ class Candidates:
         """Logits [O, h, w], predicted IoU [O] and token [O, D] of candidate `chosen` [O] of each object."""
         rows = torch.arange(len(chosen), device=chosen.device)
         return self.logits[rows, chosen], self.ious[rows, chosen], self.tokens[rows, chosen]
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """Features of one square canvas, in the order in which the decoder makes its cells.
+
+    Attributes:
+        coarse: [1 or O, h * w, D], at stride 16.
+        position: [1, h * w, D], where the cells lie.
+        middle, fine: [1, 4 h * w, C] and [1, 16 h * w, C], `in_blocks`.
+        size: (h, w).
+    """
+
+    coarse: Tensor
+    position: Tensor
+    middle: Tensor
+    fine: Tensor
+    size: tuple[int, int]
+
+    @property
+    def side(self) -> int:
+        """Of the canvas, in pixels."""
+        return 16 * self.size[1]
+
+    def of(self, rows: Tensor) -> Image:
+        """What these objects see: some have an image each, which knows of their past."""
+        return self if len(self.coarse) == 1 else replace(self, coarse=self.coarse[rows])
 
 
 class PromptDecoder(nn.Module):
@@ -114,7 +147,7 @@ class PromptDecoder(nn.Module):
         """The candidates of O objects of one image.
 
         Args:
-            levels: features [1 or O, C, h, w] at strides 4, 8 and 16 of a square canvas.
+            levels: features [1, C, h, w] at strides 4, 8 and 16 of a square canvas; the last may be one an object.
             points: [O, K, 2], canvas pixels.
             labels: [O, K] as in `Prompts`; how much padding there is does not matter.
             masks: logits [O, h, w] of an earlier answer.
@@ -122,41 +155,47 @@ class PromptDecoder(nn.Module):
         """
         counts = (labels >= 0).sum(1)
         ambiguous = counts <= 1 if ambiguous is None else ambiguous
-        found, rows = [], []
+        image, found, rows = self._prepared(levels), [], []
         for count in counts.unique().tolist():
             for some in self._chunks(torch.nonzero(counts == count).flatten()):
-                own = [level if len(level) == 1 else level[some] for level in levels]
-                sparse = self._sparse(points[some], labels[some], count, levels)
-                answer = self._decode(own, sparse, self._dense(None if masks is None else masks[some], levels))
-                found.append(Candidates(*answer, ambiguous[some]))
+                sparse = self._sparse(points[some], labels[some], count, image.side)
+                dense = self._dense(None if masks is None else masks[some], image.size)
+                found.append(Candidates(*self._decode(image.of(some), sparse, dense), ambiguous[some]))
                 rows.append(some)
         together = torch.cat(rows)
         in_order = bool((together.diff() > 0).all())
         return Candidates.join(found, None if in_order else together.argsort())
 
+    def _prepared(self, levels: Sequence[Tensor]) -> Image:
+        """Features as the decoder takes them, once for all objects."""
+        fine, middle, coarse = levels
+        size = (coarse.shape[-2], coarse.shape[-1])
+        position = self.image_position(size).to(coarse.dtype)
+        return Image(coarse.flatten(2).mT.contiguous(), position, in_blocks(middle, 2), in_blocks(fine, 4), size)
+
     def _chunks(self, rows: Tensor) -> Sequence[Tensor]:
         """In parts of bounded size, but all together where gradients keep everything anyway."""
         return [rows] if torch.is_grad_enabled() else rows.split(CHUNK)
 
-    def _sparse(self, points: Tensor, labels: Tensor, count: int, levels: Sequence[Tensor]) -> Tensor:
+    def _sparse(self, points: Tensor, labels: Tensor, count: int, side: int) -> Tensor:
         """[O, count + 1, D]: the `count` points of each object, and one that is none (two where there is no point)."""
         order = (labels < 0).to(torch.int8).argsort(dim=1, stable=True)[:, :count]
         points = points.gather(1, order[..., None].expand(-1, -1, 2))
-        side, encoder = levels[-1].shape[-1] * 16, self.prompt_encoder
+        encoder = self.prompt_encoder
         embedded = encoder.shared_embedding((points + 0.5)[:, None], (side, side))[:, 0]
         embedded = embedded + encoder.point_embed(labels.gather(1, order).long())
         nothing = encoder.not_a_point_embed.weight.expand(len(points), 1 if count else 2, -1)
         return torch.cat([embedded.to(nothing.dtype), nothing], dim=1)
 
-    def _dense(self, masks: Tensor | None, levels: Sequence[Tensor]) -> Tensor:
-        """[O or 1, D, h, w] at stride 16: what earlier masks say of each place."""
+    def _dense(self, masks: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """[O or 1, h * w or 1, D]: what earlier masks say of each cell."""
         if masks is None:
-            return self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
-        size = levels[0].shape[-2:]
-        if masks.shape[-2:] != size:
-            masks = F.interpolate(masks[:, None].float(), size, mode="bilinear", antialias=True)[:, 0]
+            return self.prompt_encoder.no_mask_embed.weight[None]
+        full = (4 * size[0], 4 * size[1])
+        if masks.shape[-2:] != full:
+            masks = F.interpolate(masks[:, None].float(), full, mode="bilinear", antialias=True)[:, 0]
         dense: Tensor = self.prompt_encoder.mask_embed(masks[:, None].clamp(-SURE, SURE))
-        return dense
+        return dense.flatten(2).mT
 
     def image_position(self, size: tuple[int, int]) -> Tensor:
         """[1, h * w, D]: positions of the cells of the coarsest level."""
@@ -165,26 +204,14 @@ class PromptDecoder(nn.Module):
         grid = torch.stack([x / size[1], y / size[0]], dim=-1)
         return self.position(grid[None]).flatten(1, 2)
 
-    def _decode(self, levels: Sequence[Tensor], sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _decode(self, image: Image, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mask logits [O, 4, h, w], predicted IoUs [O, 4], presence [O] and mask tokens [O, 4, D]."""
-        decoder, count = self.mask_decoder, len(sparse)
-        fine, middle, coarse = levels
+        decoder = self.mask_decoder
         own = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight])
-        tokens = torch.cat([own.expand(count, -1, -1), sparse], dim=1)
-        image = (coarse + dense).expand(count, -1, -1, -1)
-        position = self.image_position((image.shape[-2], image.shape[-1])).to(image.dtype)
-        states, cells = decoder.transformer(
-            point_embeddings=tokens[:, None],
-            image_embeddings=image,
-            image_positional_embeddings=position.transpose(1, 2).unflatten(2, image.shape[-2:]),
-            attention_similarity=None,
-        )
-        states = states[:, 0]
-        image = cells[:, 0].transpose(1, 2).unflatten(2, image.shape[-2:])
-        x = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(image) + middle))
-        x = decoder.activation(decoder.upscale_conv2(x) + fine)
+        tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], dim=1)
+        states, cells = two_way(decoder.transformer, tokens, image.coarse + dense, image.position)
         mask_tokens = states[:, 2:6]
         weights = [mlp(mask_tokens[:, n]) for n, mlp in enumerate(decoder.output_hypernetworks_mlps)]
-        logits = torch.einsum("omc,ochw->omhw", torch.stack(weights, dim=1), x)
+        logits = upscaled_masks(decoder, cells, image.middle, image.fine, torch.stack(weights, dim=1), image.size)
         ious = decoder.iou_prediction_head(states[:, 1])
         return logits, ious, decoder.pred_obj_score_head(states[:, 0])[:, 0], mask_tokens

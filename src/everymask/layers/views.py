@@ -67,10 +67,14 @@ def offsets(length: int, window: int, stride: int) -> list[int]:
     return [round(rest * n / steps) for n in range(steps + 1)]
 
 
-def pixels(image: Tensor, view: View, patch: int) -> Tensor:
-    """[3, h, w] of the view, from an image [3, H, W] of whole patches."""
+def pixels(image: Tensor, view: View, patch: int, antialias: bool = True) -> Tensor:
+    """[3, h, w] of the view, from an image [3, H, W] of whole patches.
+
+    Args:
+        antialias: where the whole is made smaller.
+    """
     if view.whole:
-        return stretched(image, (view.grid[0] * patch, view.grid[1] * patch))
+        return stretched(image, (view.grid[0] * patch, view.grid[1] * patch), antialias)
     (y, x), (height, width) = view.offset, view.grid
     return image[:, y * patch : (y + height) * patch, x * patch : (x + width) * patch]
 

@@ -28,11 +28,11 @@ from .. import postprocess, vocabulary
 from ..class_criterion import ClassCriterion
 from ..datasets import coco_classes
 from ..encoders import clip, siglip
-from ..encoders.siglip import Kind, TowerSizes, Trained
+from ..encoders.published_catseg import from_published, is_published, prefixed, published_settings
 from ..encoders.tokenize import FolderTokenizer, HashTokenizer, Tokenizer, has_tokenizer
+from ..encoders.towers import Kind, TowerSizes, Trained, choose_trained
 from ..encoders.words import Ensemble, WordEncoder
 from ..labels import LabelMap
-from ..layers import aggregation
 from ..layers.aggregation import Aggregator, DenseFeatures
 from ..layers.class_maps import ClassMaps
 from ..layers.normalize import Normalize
@@ -222,14 +222,11 @@ PRESETS = {
 }
 
 _RATES: dict[str, Any] = {"lr": 2e-4, "weight_decay": 1e-4, "warmup": 0, "final_lr": 0.0, "clip": 0.01, "ema": 0.0}
-_VIEWS: dict[str, Any] = {
-    "image_side": 384,
-    "validate_side": 640,
-    "scale": (1.0, 2.0),
-    "validate_every": 5000,
-    "max_val": 500,
-}
-RECIPE = TrainConfig(steps=80_000, batch_size=4, **_RATES, **_VIEWS)
+# The shortest side of a photo becomes that of the crop, which for photos of 4:3 is 4/3 of one that is fitted.
+_VIEWS: dict[str, Any] = {"image_side": 384, "scale": (4 / 3, 4 / 3), "stretch": 0.0, "photometric": True}
+RECIPE = TrainConfig(
+    steps=80_000, batch_size=4, **_RATES, **_VIEWS, validate_side=640, validate_every=5000, max_val=500
+)
 
 TASKS = {
     "semantic": partial(postprocess.semantic, reduce="max"),
@@ -274,11 +271,9 @@ class Model(EncodeOnce):
 
     def __init__(self, config: Config, labels: LabelMap) -> None:
         super().__init__(config, labels)
-        own = (
-            {"mean": clip.MEAN, "std": clip.STD} if config.kind == "clip" else {"mean": [127.5] * 3, "std": [127.5] * 3}
-        )
-        self.normalize = Normalize(**own)
-        self.encoder = (clip.ClipTowers if config.kind == "clip" else siglip.SiglipTowers)(config.towers)
+        family = clip if config.kind == "clip" else siglip
+        self.normalize = Normalize(family.MEAN, family.STD)
+        self.encoder = family.Towers(config.towers)
         self.aggregator = Aggregator(
             config.space,
             config.width,
@@ -290,10 +285,8 @@ class Model(EncodeOnce):
             padding=config.padding,
             decoder=config.decoder,
         )
-        siglip.choose_trained(self.encoder, config.train_towers, config.rank)
-        self.words = WordEncoder(
-            config.templates, config.ensemble, config.text_length, self._tokenizer(config.tokenizer), self.is_original
-        )
+        choose_trained(self.encoder, config.train_towers, config.rank)
+        self.words = self._word_encoder(config.tokenizer)
         void = "negative" if self.is_original else "ignored"
         self.criterion = ClassCriterion(config.points, void, config.train_words)
 
@@ -302,8 +295,13 @@ class Model(EncodeOnce):
         """Whether it does as the published code does."""
         return bool(self.config.compat == "original")
 
-    def _tokenizer(self, source: str | Path) -> Tokenizer:
-        return HashTokenizer(self.config.tokens) if source == HASH else FolderTokenizer(source, self.encoder.lowercase)
+    def _word_encoder(self, source: str | Path) -> WordEncoder:
+        """Made anew for another tokenizer, so that it remembers nothing of the one before."""
+        own = self.config
+        tokenizer: Tokenizer = (
+            HashTokenizer(own.tokens) if source == HASH else FolderTokenizer(source, self.encoder.lowercase)
+        )
+        return WordEncoder(own.templates, own.ensemble, own.text_length, tokenizer, self.is_original)
 
     # ---- words ----
 
@@ -324,7 +322,7 @@ class Model(EncodeOnce):
     def read_extras(self, folder: Path) -> None:
         """Take the tokenizer of a checkpoint folder."""
         if self.config.tokenizer == FOLDER or (self.config.tokenizer != HASH and has_tokenizer(folder)):
-            self.words.tokenizer = self._tokenizer(folder)
+            self.words = self._word_encoder(folder)
 
     def write_extras(self, folder: Path) -> None:
         """Let the tokenizer travel with the weights."""
@@ -358,7 +356,7 @@ class Model(EncodeOnce):
         return [Encoded(group, self._features(group, parts)) for group in groups]
 
     def _features(self, views: Sequence[View], images: Sequence[Tensor]) -> DenseFeatures:
-        seen = [pixels(images[view.image], view, self.config.patch) for view in views]
+        seen = [pixels(images[view.image], view, self.config.patch, not self.is_original) for view in views]
         features: DenseFeatures = self.encoder.images(torch.stack(seen))
         return features
 
@@ -430,12 +428,10 @@ class Model(EncodeOnce):
 
 def certain(images: int, count: int, like: Tensor) -> Tensor:
     """Class logits [B, T, T+1] that say what is so: query t is class t."""
-    return (30 * torch.eye(count, count + 1, device=like.device, dtype=like.dtype)).expand(images, -1, -1)
+    return torch.eye(count, count + 1, device=like.device, dtype=like.dtype).mul_(30).expand(images, -1, -1)
 
 
 # ---- published weights ----
-
-_PREDICTOR = "sem_seg_head.predictor."
 
 
 def published(config: dict[str, Any], preprocessor: dict[str, Any]) -> Config | None:
@@ -455,44 +451,18 @@ def published(config: dict[str, Any], preprocessor: dict[str, Any]) -> Config | 
 
 def original(state_dict: dict[str, Tensor], name: str) -> Config | None:
     """The configuration of a published CAT-Seg (``model_base.pth``), None if the weights are others'."""
-    if f"{_PREDICTOR}transformer.conv1.weight" not in state_dict:
+    if not is_published(state_dict):
         return None
-    towers, parts = _published_parts(state_dict)
-    dim, channels = parts["conv1.weight"].shape[:2]
-    sizes = clip.openai_sizes(towers)
-    return Config(
-        **vars(sizes),
-        image_side=40 * sizes.patch,
-        resolution=24 * sizes.patch,
-        tokenizer=_CLIP_B.tokenizer if sizes.patch == _CLIP_B.patch else _CLIP_L.tokenizer,
-        templates=("single",) if channels == 1 else ("imagenet",),
-        ensemble="mean" if channels == 1 else "channels",
-        dim=dim,
-        layers=1 + max(int(key.split(".")[1]) for key in parts if key.startswith("layers.")),
-        decoder=(len(parts["decoder1.conv.double_conv.0.weight"]), len(parts["decoder2.conv.double_conv.0.weight"])),
-        compat="original",
-    )
+    own = replace(_CLIP_B, **published_settings(state_dict))
+    tokenizer = _CLIP_B.tokenizer if own.patch == _CLIP_B.patch else _CLIP_L.tokenizer
+    return replace(own, image_side=40 * own.patch, resolution=24 * own.patch, tokenizer=tokenizer)
 
 
 def convert(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of towers in the layout of `transformers`, or of a published CAT-Seg, to ours; ours are left alone."""
-    if any(name.startswith(_PREDICTOR) for name in state_dict):
-        towers, parts = _published_parts(state_dict)
-        own = _prefixed("encoder.", clip.from_openai(towers))
-        return own | _prefixed("aggregator.", aggregation.from_published(parts))
+    if is_published(state_dict):
+        return from_published(state_dict)
     if not any(name.startswith("vision_model.") for name in state_dict):
         return state_dict
-    kind = clip if "visual_projection.weight" in state_dict else siglip
-    return _prefixed("encoder.", kind.from_transformers(state_dict))
-
-
-def _published_parts(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors of a published CAT-Seg: of CLIP, and of all else."""
-    inner = {name.removeprefix(_PREDICTOR): value for name, value in state.items()}
-    towers = {n.removeprefix("clip_model."): v for n, v in inner.items() if n.startswith("clip_model.")}
-    others = {n.removeprefix("transformer."): v for n, v in inner.items() if not n.startswith("clip_model.")}
-    return towers, others
-
-
-def _prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: value for name, value in state.items()}
+    family = clip if "visual_projection.weight" in state_dict else siglip
+    return prefixed("encoder.", family.from_transformers(state_dict))

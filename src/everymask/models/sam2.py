@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..automatic import automatic
 from ..clicks import correction_clicks, sampled_clicks
+from ..criterion import mean_over_processes
 from ..encoders.hiera import Hiera
 from ..errors import UsageError
 from ..feature_store import FeatureStore
@@ -32,7 +33,7 @@ from ..layers.lora import add_lora
 from ..layers.memory import NAMES, FrameMemory, Memory
 from ..layers.normalize import Normalize
 from ..layers.param_groups import param_groups
-from ..layers.prompt_decoder import Candidates, PromptDecoder
+from ..layers.prompt_decoder import STABLE, Candidates, PromptDecoder
 from ..lessons import LessonPlan
 from ..model import EncodeOnce
 from ..prompt_criterion import Lesson, PromptCriterion, Terms, at_pixels
@@ -63,6 +64,8 @@ class Config:
         compare: masks are compared with the truth at "pixels" of the canvas, as SAM 2 is trained, or at the decoder's
             "cells" of 4 x 4 pixels, which takes a sixteenth of the memory.
         noise: share of the correction clicks that are anywhere on the object instead.
+        stable: where the one mask for a clear prompt is less stable than this, the best of the three for an ambiguous
+            one takes its place, see `Candidates.trusted`; 0 never does, for models whose three have learnt little.
         memory: whether there are the parts that carry objects from frame to frame.
         train_memory: these learn too, whatever `train` says; for clips of several frames.
     """
@@ -90,6 +93,7 @@ class Config:
     clicks: int = 7
     compare: Literal["pixels", "cells"] = "pixels"
     noise: float = 0.1
+    stable: float = STABLE
     memory: bool = True
     train_memory: bool = False
 
@@ -115,6 +119,7 @@ PRESETS = {
         encoder_rate=1.0,
         layer_decay=1.0,
         clicks=2,
+        stable=0.0,
         memory=False,
     ),
     "tiny": Config(
@@ -131,6 +136,7 @@ PRESETS = {
         encoder_rate=1.0,
         layer_decay=1.0,
         clicks=1,
+        stable=0.0,
         memory=False,
     ),
 }
@@ -178,8 +184,7 @@ class Model(EncodeOnce):
 
     def __init__(self, config: Config, labels: LabelMap) -> None:
         super().__init__(config, labels)
-        if not 0 <= config.clicks <= 7:
-            raise UsageError("a setting is out of range", where="clicks", why=f"{config.clicks} is not in 0..7")
+        check_settings(config)
         self.normalize = Normalize()
         self.encoder = Hiera(
             config.width,
@@ -244,7 +249,8 @@ class Model(EncodeOnce):
         if not all(prompts.count for prompts in batch.prompts):
             raise UsageError("there is no prompt at all", where="prompts", fix="Give a point or a box.")
         found = [self.candidates(own, prompts) for own, prompts in zip(features, batch.prompts, strict=True)]
-        masks = PromptedMasks(found, batch.letterboxes, [prompts.classes for prompts in batch.prompts])
+        chosen = [own.trusted(self.config.stable) for own in found]
+        masks = PromptedMasks(found, batch.letterboxes, [prompts.classes for prompts in batch.prompts], chosen)
         logits = nobody.new_full((len(batch), masks.count, len(self.labels) + 1), -10.0)
         scores = nobody.new_full((len(batch), masks.count), -10.0)
         for b, (own, prompts) in enumerate(zip(found, batch.prompts, strict=True)):
@@ -287,7 +293,7 @@ class Model(EncodeOnce):
         bank, answers = list[Memory](), list[PromptedMasks]()
         for t, (levels, prompts, box) in enumerate(zip(self.encode(clip), told, clip.letterboxes, strict=True)):
             found = self.candidates(levels, prompts) if prompts.count else self._carried(levels, bank, t, len(clip))
-            chosen = found.trusted()
+            chosen = found.trusted(self.config.stable)
             answers.append(PromptedMasks([found.gated()], [box], [told[0].classes], [chosen]))
             prompted_here = bool(prompts.count)
             bank.append(self._memory(levels, found, chosen, t, told=prompted_here, sharp=prompted_here).stored())
@@ -323,7 +329,7 @@ class Model(EncodeOnce):
             return self._clip_loss(batch)
         features = self._learned_features(batch)
         lessons = [self.plan.lesson(batch, b) for b in range(len(batch))]
-        count = torch.stack([lesson.counts.sum() for lesson in lessons]).sum().clamp(min=1)
+        count = mean_count([lesson.counts for lesson in lessons])
         pairs = zip(features, lessons, strict=True)
         terms = [self._rounds(self._without_memory(own), lesson)[0] for own, lesson in pairs]
         return {name: value / count for name, value in added(terms).items()}
@@ -355,7 +361,7 @@ class Model(EncodeOnce):
             found = self._carried(levels, bank, t, len(clip))
             parts.append(self._terms(found, lesson))
             bank.append(self._memory(levels, found, found.likely(), t, told=False))
-        count = first[0].counts.sum().clamp(min=1)
+        count = mean_count([first[0].counts])
         return {name: value / count for name, value in added(parts).items()}
 
     def _rounds(self, levels: Levels, lesson: Lesson) -> tuple[Terms, Candidates]:
@@ -393,6 +399,20 @@ class Model(EncodeOnce):
         """Every parameter that learns once; the image encoder slower, the more so the nearer to the image."""
         rates = self.encoder.layer_rates("encoder.", self.config.encoder_rate, self.config.layer_decay)
         return param_groups(self, lr, weight_decay, rates={} if self.config.train == "lora" else rates)
+
+
+def mean_count(counts: Sequence[Tensor]) -> float:
+    """Objects that a process learns on average; at least 1."""
+    return mean_over_processes(sum(float(own.sum()) for own in counts), counts[0].device)
+
+
+def check_settings(config: Config) -> None:
+    """Raise `UsageError` for settings that `LessonPlan` does not check."""
+    if not 0 <= config.clicks <= 7:
+        raise UsageError("a setting is out of range", where="clicks", why=f"{config.clicks} is not in 0..7")
+    for name in ("noise", "stable"):
+        if not 0 <= (value := getattr(config, name)) <= 1:
+            raise UsageError("a setting is out of range", where=name, why=f"{value} is not in 0..1")
 
 
 def check_labels(labels: Tensor) -> None:

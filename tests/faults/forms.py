@@ -1,0 +1,24 @@
+"""Short and long form of a case, and the table of what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+Recorder = Callable[..., None]
+"""``record(case, trials, result)``: one row of the table at the end of the tests."""
+
+
+def forms(short: int, long: int) -> pytest.MarkDecorator:
+    """Parametrises `trials`: `short` with every test run, `long` with ``make faults``."""
+    marks = (pytest.mark.faults, pytest.mark.timeout(7200))
+    return pytest.mark.parametrize(
+        "trials", [pytest.param(short, id="short"), pytest.param(long, id="long", marks=marks)]
+    )
+
+
+def table(rows: list[tuple[str, str, str]]) -> str:
+    """Markdown, as docs/reliability.md keeps it."""
+    lines = [("case", "trials", "result"), ("---", "---:", "---"), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
