@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,11 +199,19 @@ def epochs(sizes: Sizes, folder: Path) -> dict[str, Step]:
     return steps
 
 
+def lattice(count: int, side: int) -> Tensor:
+    """[count, 4]: boxes side by side over the canvas, each a little over its neighbours, so that all are seen."""
+    across = math.ceil(math.sqrt(count))
+    step = side / across
+    y, x = torch.arange(count).div(across, rounding_mode="floor") * step, torch.arange(count) % across * step
+    return torch.stack([x, y, (x + 1.2 * step).clamp(max=side - 1), (y + 1.2 * step).clamp(max=side - 1)], dim=1)
+
+
 def many_objects(sizes: Sizes) -> Step:
     """From the candidates of many objects to one id map of a large photo."""
     cells = sizes.side // 4
     logits = torch.full((sizes.objects, 4, cells, cells), -8.0)
-    for n, (x0, y0, x1, y1) in enumerate((boxes(sizes.objects, sizes.side) / 4).long().tolist()):
+    for n, (x0, y0, x1, y1) in enumerate((lattice(sizes.objects, sizes.side) / 4).long().tolist()):
         logits[n, :, y0 : y1 + 1, x0 : x1 + 1] = 8.0
     count = sizes.objects
     ious = torch.rand(count, 4, generator=torch.Generator().manual_seed(2))

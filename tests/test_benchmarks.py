@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import catseg, detr, mask_loss, measure, predict_share, sam2, startup
+from benchmarks import catseg, detr, mask_loss, measure, predict_share, sam2, startup, training
 from benchmarks.measure import Row
 
 
@@ -141,6 +142,16 @@ def test_both_sides_of_sam2_answer_the_same() -> None:
         pixels = ours.normalize(batch.images)
         expected = peer(pixel_values=pixels, input_boxes=corners[None], multimask_output=False).pred_masks
     torch.testing.assert_close(found.pick(found.trusted())[0], expected[0, :, 0], rtol=0, atol=1e-4)
+
+
+def test_training_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes are slow to start: they are tested in tests/test_processes.py."""
+    monkeypatch.setattr(training, "together", lambda folder, processes, config: 10.0 * processes)
+    config = replace(training.CONFIG, steps=6, batch_size=2, image_side=64, log_every=2, workers=0)
+    rows = training.rows(config, rounds=1, large=("maskformer", "tiny"))
+    check_fields(rows)
+    assert [row.unit for row in rows] == ["s", "%", "%", "%"]
+    assert rows[-1].ours == 100
 
 
 def test_predict_share_rows() -> None:

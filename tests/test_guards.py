@@ -16,9 +16,9 @@ import torch
 
 from everymask import checkpoint
 from everymask.datasets import Dataset, open_dataset
+from everymask.datasets.loader import training_batches
 from everymask.datasets.loader_watch import LoaderWatch
 from everymask.errors import DataError, EverymaskError, TrainingError, UsageError
-from everymask.matcher import hungarian
 from everymask.model import SegmentationModel
 from everymask.models import create_model
 from everymask.recipe import TrainConfig
@@ -28,6 +28,7 @@ from everymask.train import train
 from everymask.training_run import Run
 from everymask.types import Batch, Sample
 from tests.scenes import LABELS, TABLE, scene, write_dataset, write_scenes
+from tests.spoil import PLACES
 
 CONFIG = TrainConfig(
     steps=4, batch_size=4, image_side=64, lr=1e-3, warmup=1, validate_every=2, log_every=1, workers=0, threads=1
@@ -59,42 +60,7 @@ def failure(out: Path) -> dict[str, Any]:
 # ---- numbers that are not finite ----
 
 
-def spoil_logits(model: SegmentationModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = model.forward
-
-    def forward(batch: Batch) -> Any:
-        found = real(batch)
-        return replace(found, class_logits=found.class_logits * torch.nan)
-
-    monkeypatch.setattr(model, "forward", forward)
-
-
-def spoil_masks(model: SegmentationModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("everymask.losses.mask_bce", lambda logits, *_: logits.sum(-1) * torch.nan)
-
-
-def spoil_loss(model: SegmentationModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = model.loss
-    monkeypatch.setattr(model, "loss", lambda batch: real(batch) | {"extra": torch.tensor(torch.inf)})
-
-
-def spoil_gradient(model: SegmentationModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    next(model.parameters()).register_hook(lambda gradient: gradient * torch.inf)
-
-
-def spoil_weights(model: SegmentationModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    with torch.no_grad():
-        next(p for p in model.parameters() if p.ndim > 1)[0] = torch.nan
-
-
-def spoil_costs(model: SegmentationModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("everymask.criterion.matcher.hungarian", lambda cost: hungarian(cost * torch.inf))
-
-
-PLACES = [spoil_logits, spoil_masks, spoil_loss, spoil_gradient, spoil_weights, spoil_costs]
-
-
-@pytest.mark.parametrize("spoil", PLACES)
+@pytest.mark.parametrize("spoil", PLACES.values(), ids=PLACES)
 def test_a_number_that_is_not_finite_stops_before_the_step(
     spoil: Callable[..., None], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,7 +211,6 @@ def test_batches_are_cut_and_stay_so(root: Path, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 9])
 def test_pieces_of_a_batch_are_the_batch(count: int) -> None:
-    from everymask.datasets.loader import training_batches
 
     data = ScenesInMemory()
     (batch,) = training_batches(data, replace(CONFIG, steps=1), LABELS, 64, 0)
