@@ -9,13 +9,14 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import save as save_tensors
 from safetensors.torch import save_file
 
 from everymask.checkpoint import load
 from everymask.errors import CheckpointError, ModelError
 from everymask.published import find_published, published_labels
 
-MASKFORMER = {
+MASKFORMER: dict[str, Any] = {
     "model_type": "maskformer",
     "id2label": {"0": "wall", "1": "sky"},
     "fpn_feature_size": 32,
@@ -66,6 +67,50 @@ def test_folders_that_are_refused(tmp_path: Path, config: Any, text: str) -> Non
     with pytest.raises(CheckpointError) as error:
         load(folder_of(tmp_path, config))
     assert str(error.value).startswith(text.format(folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("index", "why"),
+    [
+        ({}, "it has no weight_map"),
+        ({"weight_map": []}, "it has no weight_map"),
+        ({"weight_map": {"a": 3}}, "weight_map names '3'"),
+        ({"weight_map": {"a": ["model.safetensors"]}}, "weight_map names \"['model.safetensors']\""),
+        ({"weight_map": {"a": "../other/model.safetensors"}}, "weight_map names '../other/model.safetensors'"),
+        ({"weight_map": {"a": "/dev/zero"}}, "weight_map names '/dev/zero'"),
+    ],
+)
+def test_an_index_names_files_beside_it(tmp_path: Path, index: Any, why: str) -> None:
+    folder = folder_of(tmp_path, MASKFORMER)
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    with pytest.raises(CheckpointError) as error:
+        load(folder)
+    assert str(error.value) == f"the index of the weights is damaged: {path} ({why})."
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000])
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_files_nested_too_deep_are_refused(tmp_path: Path, name: str, text: str) -> None:
+    (folder_of(tmp_path, MASKFORMER) / name).write_text(text)
+    with pytest.raises(CheckpointError, match=rf"^cannot read the configuration: .*{name} \(maximum recursion"):
+        load(tmp_path)
+
+
+def test_a_configuration_that_describes_no_model(tmp_path: Path) -> None:
+    weights = save_tensors({"a": torch.zeros(1)})
+    folder = folder_of(tmp_path, MASKFORMER | {"mask_feature_size": -16}, weights)
+    with pytest.raises(
+        CheckpointError, match=r"^the configuration describes no model: .*config\.json \(RuntimeError: "
+    ):
+        load(folder)
+
+
+def test_a_configuration_far_larger_than_the_weights(tmp_path: Path) -> None:
+    decoder = {**MASKFORMER["decoder_config"], "decoder_layers": 10**9}
+    folder = folder_of(tmp_path, MASKFORMER | {"decoder_config": decoder}, save_tensors({"a": torch.zeros(1)}))
+    with pytest.raises(CheckpointError, match=r"^the configuration describes no model: .*far larger than the weights"):
+        load(folder)
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:

@@ -81,6 +81,12 @@ def automatic(
         found = fresh if found is None else found.plus(fresh)
         found = found.take(best_of_duplicates(found.boxes, found.ious, duplicate))
     assert found is not None
+    ids = painted(found, letterbox, least_area)
+    return numbered(ids, None, found.ious.float().cpu(), labels)
+
+
+def painted(found: Found, letterbox: Letterbox, least_area: int) -> Tensor:
+    """int32 [1, H, W] at the photo's size, ids 1 + position: the smallest mask on top, those that stay small left out."""
     rows, columns = (
         cell_positions(out, length, 4, found.logits.device)
         for out, length in zip(letterbox.source, letterbox.content, strict=True)
@@ -89,7 +95,7 @@ def automatic(
     if least_area:
         areas = torch.bincount(ids.flatten(), minlength=len(found.ious) + 1)
         ids = ids.masked_fill((areas < least_area)[ids.long()], 0)
-    return numbered(ids, None, found.ious.float().cpu(), labels)
+    return ids
 
 
 def grid_points(content: tuple[int, int], count: int) -> Tensor:

@@ -22,7 +22,7 @@ from .datasets.base import with_labels
 from .drawing import contact_sheet
 from .errors import EverymaskError, UsageError
 from .evaluate import SCORES, segments_for
-from .files import write_json, write_text
+from .files import write_json, write_text, writing
 from .image import write_png
 from .model import SegmentationModel
 from .processes import Processes
@@ -55,13 +55,15 @@ class Report:
     def __enter__(self) -> Report:
         kept = [row for row in read_log(self.out) if row["step"] <= self.first_step]
         write_text(self.out / "log.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = (self.out / "log.jsonl").open("a", buffering=1)
+        with writing(self.out / "log.jsonl"):
+            self._file = (self.out / "log.jsonl").open("a", buffering=1)
         self.screen.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.screen.stop()
-        self._file.close()
+        with suppress(OSError):  # A line that could not be written was refused when it was.
+            self._file.close()
         if self.events:
             self.events.close()
 
@@ -104,7 +106,8 @@ class Report:
     def failures(self, step: Callable[[], int], rank: int) -> Iterator[None]:
         """Keep the error that ends a run in ``failure.json``, with the names of the images that it was seen at."""
         place = self.out / ("failure.json" if rank == 0 else f"failure.{rank}.json")
-        place.unlink(missing_ok=True)
+        with writing(place):
+            place.unlink(missing_ok=True)
         try:
             yield
         except EverymaskError as error:
@@ -164,7 +167,8 @@ class Report:
         self._window_start, self._waiting, self._images = time.perf_counter(), 0.0, 0
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps({k: _finite(v) for k, v in row.items()}) + "\n")
+        with writing(self.out / "log.jsonl"):
+            self._file.write(json.dumps({k: _finite(v) for k, v in row.items()}) + "\n")
         if self.events:
             for name, value in row.items():
                 if isinstance(value, (int, float)) and name not in ("step", "best"):

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from everymask.errors import WriteError
+from everymask.recipe import TrainConfig
+from everymask.report import Report
 from tests.faults import forks
 from tests.faults.bad_disks import disturb_disks
 from tests.faults.forms import Recorder, forms
@@ -31,3 +34,11 @@ def test_disks_that_fail(data: Path, whole: Path, tmp_path: Path, trials: int, r
         survived = trials - len({complaint.partition(":")[0] for complaint in complaints})
         record(f"training on a disk that is {NAMES[fault]}, then well", trials, f"{survived} of {trials} survived")
     assert not any(result.values()), log.read_text()[-5000:]
+
+
+def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+    with Report(tmp_path, TrainConfig()) as report:
+        report._file.close()
+        report._file = Path("/dev/full").open("a", buffering=1)  # noqa: SIM115 (the report closes it)
+        with pytest.raises(WriteError, match=r"cannot write a file: .*log\.jsonl \(No space left on device\)\. Check"):
+            report.changes(0, ["lr: 1 -> 2"])
