@@ -31,13 +31,13 @@ from everymask.training_run import Run
 from everymask.types import Batch
 from tests.spoil import PLACES
 
-CHANGES = {"norm": "frozen"}
+CHANGES = {"maskformer": {"norm": "frozen"}, "detr": {"norm": "frozen"}}
 """Layers do not mix images: the statistics of batch norms are those of one process."""
 
 CONFIG = TrainConfig(
     steps=20, batch_size=2, image_side=64, lr=1e-3, warmup=2, validate_every=10, log_every=1, workers=0, threads=1
 )
-TASKS: Any = ("semantic", "instance", "panoptic")
+TASKS: Any = {"catseg": ("semantic",), "sam2": ("prompted",)}
 
 
 def main(system: str, data: Path, out: Path, settings: list[str]) -> None:
@@ -45,7 +45,7 @@ def main(system: str, data: Path, out: Path, settings: list[str]) -> None:
     group = Processes.of_environment()
     torch.manual_seed(group.rank)  # The weights are to be those of the first process.
     dataset, val = open_dataset(data, "train"), open_dataset(data, "val")
-    model = create_model(system, "tiny", classes=dataset.labels, **CHANGES)
+    model = create_model(system, "tiny", classes=dataset.labels, **CHANGES.get(system, {}))
     deeds = dict(text.split("=") for text in settings if text.startswith(("kill=", "spoil=")))
     if "kill" in deeds and group.rank == group.count - 1:
         kill_once(int(deeds["kill"]), out / "killed")
@@ -55,10 +55,11 @@ def main(system: str, data: Path, out: Path, settings: list[str]) -> None:
     best = train(model, dataset, config, out=out, val=val, allow_change=True)
     if config.strategy == "fsdp":
         model = load(out / "last")
+    tasks = TASKS.get(system, ("semantic", "instance", "panoptic"))
     found = {
         "best": best,
-        "together": {task: evaluate(model, val, task=task, processes=group) for task in TASKS},
-        "alone": {task: evaluate(model, val, task=task) for task in TASKS},
+        "together": {task: evaluate(model, val, task=task, processes=group) for task in tasks},
+        "alone": {task: evaluate(model, val, task=task) for task in tasks},
     }
     (out / f"rank{group.rank}.json").write_text(json.dumps(found))
     if dist.is_initialized():

@@ -86,7 +86,7 @@ def automatic(
 
 
 def painted(found: Found, letterbox: Letterbox, least_area: int) -> Tensor:
-    """int32 [1, H, W] at the photo's size, ids 1 + position: the smallest mask on top, those that stay small left out."""
+    """int32 [1, H, W] at the photo's size, ids 1 + position; the smallest mask lies on top."""
     rows, columns = (
         cell_positions(out, length, 4, found.logits.device)
         for out, length in zip(letterbox.source, letterbox.content, strict=True)

@@ -273,8 +273,12 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         recover_folder(folder)
         prefix = f".{folder.name}-"  # And eight characters, as `_places` knows them.
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as place:
-            _exchange(folder, Path(place), write)
+        place = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+        try:
+            _exchange(folder, place, write)
+        finally:
+            if folder.exists() or not (place / "old").exists():  # Else it has the only copy, to be recovered.
+                shutil.rmtree(place, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         fix = "Check the folder, its permissions and the free space."
         raise WriteError("cannot write a checkpoint", where=folder, why=str(error), fix=fix) from error

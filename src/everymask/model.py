@@ -72,10 +72,6 @@ class SegmentationModel(nn.Module):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted loss terms of a batch with truth; their sum is what is minimised."""
 
-    def blocks(self) -> list[nn.Module]:
-        """Large modules that are only ever called: FSDP gathers their weights one after the other, not all at once."""
-        return []
-
     def param_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Optimizer groups that hold every trained parameter exactly once."""
         return param_groups(self, lr, weight_decay)

@@ -19,11 +19,11 @@ from .model import SegmentationModel
 
 
 def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Spread a module's weights over the processes of a mesh; blocks that the model names are gathered one by one."""
-    for part in module.modules():
-        if isinstance(part, SegmentationModel):
-            for block in part.blocks():
-                fully_shard(block, mesh=mesh)
+    """Spread a module's weights over the processes of a mesh.
+
+    As one unit: blocks that are gathered one by one would have to be called in the same order everywhere, and how often
+    a text tower or a decoder is called depends on what is in the images.
+    """
     fully_shard(module, mesh=mesh)
     return module
 

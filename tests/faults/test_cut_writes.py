@@ -16,7 +16,7 @@ WORKS = {"a checkpoint of a training": stop_run, "a model that replaces another 
 
 
 @pytest.mark.parametrize("what", WORKS)
-@forms(11, 1)
+@forms(31, 1)
 def test_stopped_while_writing(whole: Path, tmp_path: Path, trials: int, what: str, record: Recorder) -> None:
     """Here `trials` is the distance of the points at which it is stopped."""
     work: Callable[[Path, Path, int], None] = WORKS[what]

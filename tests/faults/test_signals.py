@@ -20,10 +20,7 @@ CODES = {signal.SIGTERM: (143, -signal.SIGTERM), signal.SIGINT: (130,)}
 """A shell shows a process that SIGTERM ended before it could ask for anything else as 143 too."""
 
 
-TOLD = [
-    "process",
-    pytest.param("group", marks=pytest.mark.xfail(strict=False, reason="loader processes end on SIGTERM")),
-]
+TOLD = ["process", "group"]
 
 
 @pytest.mark.parametrize("whom", TOLD)

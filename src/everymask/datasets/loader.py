@@ -254,9 +254,11 @@ def default_workers(processes: int = 1) -> int:
 def _start_worker(_: int) -> None:
     """Loader processes take what the compute threads leave: those wait for each other, so delaying one delays all.
 
-    Ctrl-C reaches every process of a terminal: here it is ignored, so that the step that it interrupts gets its data.
+    Ctrl-C reaches every process of a terminal, and SIGTERM of Slurm or systemd every process of a job: here both are
+    ignored, so that the step that they interrupt gets its data. The training process ends its loaders itself.
     """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(5)
