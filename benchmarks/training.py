@@ -36,7 +36,7 @@ from everymask.training_run import Run
 from .measure import Row
 
 CONFIG = TrainConfig(
-    steps=60, batch_size=8, image_side=256, warmup=1, validate_every=10**6, log_every=10, workers=1, color=0.0
+    steps=40, batch_size=8, image_side=256, warmup=1, validate_every=10**6, log_every=10, workers=1, color=0.0
 )
 MINUTE = 60.0
 
@@ -142,7 +142,7 @@ def main(folder: str, out: str, *sizes: str) -> None:
 
 
 def rows(
-    config: TrainConfig = CONFIG, rounds: int = 3, large: tuple[str, str] = ("maskformer", "r50-ade")
+    config: TrainConfig = CONFIG, rounds: int = 2, large: tuple[str, str] = ("maskformer", "r50-ade")
 ) -> list[Row]:
     """All of it.
 
