@@ -491,7 +491,7 @@ def test_bad_data_for_training(
     assert done.code == 1
     assert BAD_DATA[spoil].format(data=data) in " ".join(done.err.split())
     assert "Traceback" not in done.err
-    assert set(listing(tmp_path / "run")) <= {"lock", "log.jsonl"}
+    assert set(listing(tmp_path / "run")) <= {"failure.json", "lock", "log.jsonl", "started.jsonl"}
     assert listing(data) == before
 
 

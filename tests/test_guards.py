@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,13 @@ def test_a_loader_process_that_is_lost_is_named_with_its_file(
     with pytest.raises(TrainingError, match=rf"a loader process {what}: .*scene3\.png .*DataLoader"):
         run(data, tmp_path, workers=1, loader_timeout=3.0)
     assert "scene3.png" in failure(tmp_path)["where"]
+
+
+def test_it_travels_to_a_loader_process_of_any_kind(root: Path, tmp_path: Path) -> None:
+    """Where processes are not forked, everything is pickled."""
+    with (tmp_path / "log").open("w") as file:
+        watch = LoaderWatch(open_dataset(root), 1, on_skip=lambda name, error: print(name, file=file))
+        assert ForkingPickler.dumps(watch)
 
 
 def test_other_errors_stay_what_they_are(root: Path) -> None:

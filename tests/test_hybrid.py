@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from everymask import losses
 from everymask.encoders.darknet import DarkNet
 from everymask.models import create_model
 from everymask.models.hybrid import PRESETS, Model, original_loss
@@ -123,8 +124,7 @@ def test_the_original_loss_is_that_of_query_0() -> None:
     torch.manual_seed(1)
     found = original_loss(Prediction(class_logits, FreeMasks(logits)), batch, points)
     torch.manual_seed(1)
-    contents = torch.tensor([[box.content[1], box.content[0]] for box in batch.letterboxes])
-    drawn = (torch.rand(2, points, 2) * contents[:, None]).floor()
+    drawn = losses.random_points(batch, points)
     x, y = drawn.long().unbind(-1)
     truth = [s.id_map[y[b], x[b]].clamp(max=1) for b, s in enumerate(batch.truth())]
     expected = original_reference(class_logits, FreeMasks(logits).sample(drawn), truth, [0, 1])

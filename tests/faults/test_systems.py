@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,17 +30,24 @@ def test_same_seed_and_killed(data: Path, tmp_path: Path, system: str, record: R
     assert forks.run(train_tiny, *again, log=log) == 0, log.read_text()
     assert weights(tmp_path / "again") == weights(tmp_path / "one")
 
-    killed = (data, tmp_path / "killed", *arguments[2:])
-    kills, chance = 0, random.Random(system)
-    while kills < 3:
-        process = forks.start(train_tiny, *killed, log=log)
-        wait_for_moment(process, tmp_path / "killed", chance)
-        process.kill()
-        process.join()
-        assert process.exitcode in (-signal.SIGKILL, 0), log.read_text()
-        kills += 1
-        assert not unreadable(tmp_path / "killed")
-    assert forks.run(train_tiny, *killed, log=log) == 0, log.read_text()
-    assert newest_step(tmp_path / "killed") == newest_step(tmp_path / "one")
-    assert weights(tmp_path / "killed") == weights(tmp_path / "one")
-    record(f"{system}: the same seed again; killed and resumed", 1 + kills, "the same SHA-256 of weights and optimizer")
+    chance = random.Random(system)
+    for workers in (0, 1, 2):
+        out = tmp_path / f"killed{workers}"
+        given = (data, out, workers, system, *NEEDS.get(system, ()))
+        for _ in range(2):
+            kill_within(given, out, chance, log)
+        assert forks.run(train_tiny, *given, log=log) == 0, log.read_text()
+        assert newest_step(out) == newest_step(tmp_path / "one")
+        assert weights(out) == weights(tmp_path / "one")
+    case = f"{system}: the same seed again; killed twice with 0, 1 and 2 loader processes, and resumed"
+    record(case, 1 + 3 * 2, "the same SHA-256 of weights and optimizer")
+
+
+def kill_within(given: tuple[Any, ...], out: Path, chance: random.Random, log: Path) -> None:
+    """Start the training, or go on with it, and kill it at a random moment."""
+    process = forks.start(train_tiny, *given, log=log)
+    wait_for_moment(process, out, chance)
+    process.kill()
+    process.join()
+    assert process.exitcode in (-signal.SIGKILL, 0), log.read_text()
+    assert not unreadable(out)

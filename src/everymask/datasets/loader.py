@@ -46,6 +46,9 @@ Skipped = tuple[str, EverymaskError]
 Drawn = tuple[View | list[View], list[Skipped]]
 """A photo or clip, and what could not be read before it."""
 
+LAST_SECONDS = 10
+"""How long a loader process goes on after SIGTERM: the training process ends it before that, unless it hangs."""
+
 TRIES = 10
 """Other samples that are tried in place of one that cannot be read."""
 
@@ -254,11 +257,11 @@ def default_workers(processes: int = 1) -> int:
 def _start_worker(_: int) -> None:
     """Loader processes take what the compute threads leave: those wait for each other, so delaying one delays all.
 
-    Ctrl-C reaches every process of a terminal, and SIGTERM of Slurm or systemd every process of a job: here both are
-    ignored, so that the step that they interrupt gets its data. The training process ends its loaders itself.
+    Ctrl-C reaches every process of a terminal, and SIGTERM of Slurm or systemd every process of a job: the step that
+    they interrupt is to get its data, and whose loader dies, dies too. So the one is ignored, the other waits.
     """
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))
     if hasattr(os, "nice"):
         os.nice(5)

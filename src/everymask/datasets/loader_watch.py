@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
@@ -34,6 +35,10 @@ class LoaderWatch:
         self.dataset, self.budget, self.on_skip = dataset, budget, on_skip
         self.skipped: dict[str, EverymaskError] = {}
         self._reading = torch.full((max(1, workers),), NOTHING, dtype=torch.int64).share_memory_()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Loader processes only say what they read; whoever is told of skipped samples stays here.
+        return {**self.__dict__, "on_skip": None}
 
     @contextmanager
     def reads(self, index: int) -> Iterator[None]:
