@@ -14,7 +14,7 @@ from everymask.encoders.published_catseg import aggregator_from_published
 from everymask.layers import aggregation, views
 from everymask.layers.aggregation import Aggregator, DenseFeatures
 from everymask.layers.views import Mosaic, View, plan
-from everymask.models.catseg import PRESETS, Config
+from everymask.models.catseg import PRESETS, Config, aggregator_of
 
 TINY = PRESETS["tiny"]
 
@@ -30,16 +30,7 @@ def aggregators(config: Config) -> tuple[Aggregator, DenseAggregator]:
     for parameter in dense.parameters():
         if parameter.ndim < 4:
             nn.init.normal_(parameter, std=0.3)
-    own = Aggregator(
-        config.space,
-        config.width,
-        dim=config.dim,
-        heads=config.aggregation_heads,
-        layers=config.layers,
-        side=config.window,
-        padding=config.padding,
-        decoder=config.decoder,
-    )
+    own = aggregator_of(config)
     own.load_state_dict(aggregator_from_published(dense.state_dict()))
     return own.eval(), dense
 

@@ -134,13 +134,13 @@ def test_other_words_cost_no_encoding_and_another_photo_no_texts() -> None:
 
 
 def test_changing_the_list_never_shows_stale_classes() -> None:
-    model, image = tiny(background=None), photo()
+    # In double precision: texts are encoded in other company, which in float32 turns a last digit and with it a pixel.
+    model, image = tiny(background=None).double(), photo()
     for names in (["cat", "dog"], ["dog", "cat"], ["rug"], ["cat", "dog", "rug"]):
         found = predict(model, image, classes=names)
-        fresh = predict(tiny(background=None), image, classes=names)
+        fresh = predict(tiny(background=None).double(), image, classes=names)
         assert {s.label for s in found.segments} <= set(names)
-        # Texts are encoded in other company: the last digit may differ, and with it a pixel.
-        assert (found.segments.class_map(len(names)) == fresh.segments.class_map(len(names))).float().mean() > 0.995
+        assert torch.equal(found.segments.id_map, fresh.segments.id_map)
     assert model.labels == LABELS
 
 

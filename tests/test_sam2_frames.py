@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Sam2VideoConfig, Sam2VideoModel
 from transformers.models.sam2_video import modeling_sam2_video
 
+from benchmarks.sam2 import peer_config
 from everymask.checkpoint import load
 from everymask.errors import UsageError
 from everymask.frames import FrameBatch, collate_frames, nothing
@@ -26,7 +27,7 @@ from everymask.prompts import PromptSettings, draw_prompts
 from everymask.transforms import Geometry
 from everymask.types import Batch, Letterbox, Sample, Segments
 from tests.scenes import LABELS
-from tests.test_sam2 import asked, own_normalization, peer_config, spread
+from tests.test_sam2 import asked, own_normalization, spread
 
 SMALL = dataclasses.replace(PRESETS["tiny"], dim=128, hidden_dim=64, memory=True, stable=STABLE)
 CLOSE = {"rtol": 0.0, "atol": 1e-4}

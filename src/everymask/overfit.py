@@ -80,9 +80,7 @@ def describe(point: Point) -> str:
     return f"step {point.step:4d}  loss {point.loss:7.3f}  IoU {point.iou:.3f}  {curve}  {point.seconds:.0f} s"
 
 
-def _learn(
-    model: SegmentationModel, sample: Sample, steps: int, side: int, lr: float, every: int = 10
-) -> Iterator[Point]:
+def _learn(model: SegmentationModel, sample: Sample, steps: int, side: int, lr: float) -> Iterator[Point]:
     """Train and yield a `Point` every `EVERY` steps, until the goal is reached."""
     height, width = sample.segments.size
     batch = collate([sample], [Geometry((0, 0, width, height), model.letterbox((height, width), side))])

@@ -76,8 +76,10 @@ class WeightAverage:
         decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 0.0
         current = model.state_dict()
         for name, own in self.state.items():
-            fresh = current[name]
-            own.copy_(torch.lerp(fresh, own, decay) if decay and own.is_floating_point() else fresh)
+            if decay and own.is_floating_point():
+                own.lerp_(current[name], 1 - decay)
+            else:
+                own.copy_(current[name])
         self.count += 1
 
     def gather(self) -> SegmentationModel:

@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,8 +36,18 @@ Draw = tuple[int, int, int]
 """(sample index, how often the data were gone through before, canvas side)."""
 
 
-View = tuple[Sample, Geometry, Prompts | None, int]
-"""A sample, how it is seen, explicit prompts of its segments, where they come from a file, and the sample's seed."""
+class View(NamedTuple):
+    """How a sample is seen.
+
+    Attributes:
+        prompts: explicit ones for its segments, where they come from a file.
+        seed: what further draws for it begin from.
+    """
+
+    sample: Sample
+    geometry: Geometry
+    prompts: Prompts | None
+    seed: int
 
 
 Skipped = tuple[str, EverymaskError]
@@ -93,7 +103,7 @@ class Draws(TorchDataset[Any]):
         rng = np.random.default_rng((self.config.seed, epoch, index, 1))
         chosen = clip_of(self.dataset.names, index, self.config.frames, rng)
         views = [self._view(n, epoch, side) for n in chosen]
-        return [(sample, views[0][1], None, seed) for sample, _, _, seed in views]
+        return [view._replace(geometry=views[0].geometry, prompts=None) for view in views]
 
     def _view(self, index: int, epoch: int, side: int) -> View:
         sample, prompts = self.dataset[index], None
@@ -117,7 +127,7 @@ class Draws(TorchDataset[Any]):
             category_limit=config.category_limit,
             segments=sample.segments,
         )
-        return sample, geometry, prompts, sample_seed(config.seed, epoch, index)
+        return View(sample, geometry, prompts, sample_seed(config.seed, epoch, index))
 
 
 class Batches(Sampler[list[Draw]]):
@@ -170,23 +180,23 @@ class Collate:
         read = list[View]()
         for view in views:
             if isinstance(view, list):
-                clip = collate_frames([each[0] for each in view], [each[1] for each in view])
-                return replace(clip, seeds=tuple(each[3] for each in view))
+                clip = collate_frames([each.sample for each in view], [each.geometry for each in view])
+                return replace(clip, seeds=tuple(each.seed for each in view))
             read.append(view)
         samples, geometries, prompts, seeds = zip(*read, strict=True)
         batch = collate(samples, geometries, empty=_shared if get_worker_info() else torch.empty)
         batch = replace(batch, seeds=seeds)
         if None not in prompts:
-            batch = replace(batch, prompts=tuple(_moved_prompts(*view[:3]) for view in read))
+            batch = replace(batch, prompts=tuple(map(_moved_prompts, read)))
         if self.semantic:
             batch = replace(batch, segments=tuple(map(_merged, batch.truth())))
         return batch
 
 
-def _moved_prompts(sample: Sample, geometry: Geometry, prompts: Prompts | None) -> Prompts:
+def _moved_prompts(view: View) -> Prompts:
     """The prompts on the canvas, for the segments that are left there."""
-    assert prompts is not None
-    return move_prompts(prompts, geometry, sample.segments)[0]
+    assert view.prompts is not None
+    return move_prompts(view.prompts, view.geometry, view.sample.segments)[0]
 
 
 def _merged(segments: Segments) -> Segments:

@@ -274,17 +274,7 @@ class Model(EncodeOnce):
         family = clip if config.kind == "clip" else siglip
         self.normalize = Normalize(family.MEAN, family.STD)
         self.encoder = family.Towers(config.towers)
-        self.aggregator = Aggregator(
-            config.space,
-            config.width,
-            channels=1 if config.ensemble == "mean" else len(vocabulary.templates(config.templates)),
-            dim=config.dim,
-            heads=config.aggregation_heads,
-            layers=config.layers,
-            side=config.window,
-            padding=config.padding,
-            decoder=config.decoder,
-        )
+        self.aggregator = aggregator_of(config)
         choose_trained(self.encoder, config.train_towers, config.rank)
         self.words = self._word_encoder(config.tokenizer)
         void = "negative" if self.is_original else "ignored"
@@ -424,6 +414,21 @@ class Model(EncodeOnce):
     def param_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Every trained parameter once; the towers learn slowly."""
         return param_groups(self, lr, weight_decay, rates={"encoder": self.config.tower_rate})
+
+
+def aggregator_of(config: Config) -> Aggregator:
+    """The aggregator of these sizes, with random weights."""
+    return Aggregator(
+        config.space,
+        config.width,
+        channels=1 if config.ensemble == "mean" else len(vocabulary.templates(config.templates)),
+        dim=config.dim,
+        heads=config.aggregation_heads,
+        layers=config.layers,
+        side=config.window,
+        padding=config.padding,
+        decoder=config.decoder,
+    )
 
 
 def certain(images: int, count: int, like: Tensor) -> Tensor:
